@@ -1,0 +1,91 @@
+# idempotency: a PostgreSQL extension.
+#
+# With PostgreSQL and its server headers at hand:
+#	make && sudo make install && make installcheck
+# On a bare Debian machine, as root or with sudo:
+#	make demo		builds, installs, and runs a retry storm to watch
+#	make test		runs everything that tests
+# For developers:
+#	make bench		measures (docs: doc/performance.md)
+#	make testlib	the library with fault points, for tests only
+
+#------------------------------------------------------------------------
+# what is built and installed
+#------------------------------------------------------------------------
+EXTENSION = idempotency
+EXTVERSION = 0.1.0
+MODULE_big = idempotency
+PGFILEDESC = "idempotency - operations that take effect once"
+
+SUBJECTS = answer batch canonical catalog claim configure digest es6number \
+	fault guc identity jsontree keyrow lookup maintain module policy ring run settle \
+	store trigger txn
+OBJS = $(SUBJECTS:%=src/%.o)
+
+# the parts of the install script, in the order in which they must run
+SQL_PARTS = header policy store canonical claim settle batch run lookup \
+	trigger maintain
+SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
+DATA_built = $(SCRIPT)
+DOCS = README.md
+
+#------------------------------------------------------------------------
+# tests
+#------------------------------------------------------------------------
+REGRESS = install identity canonical claim settle policy batch run trigger \
+	lookup maintain security
+ISOLATION = race savepoint levels wait batch policy
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+
+# the extension is made by the first test; a server must have no other of it
+REGRESS_OPTS = --encoding=UTF8
+ISOLATION_OPTS = --inputdir=test --outputdir=test
+
+#------------------------------------------------------------------------
+# compiling
+#------------------------------------------------------------------------
+# Only what SQL calls is exported; 15 leaves the marking of it to us.
+PG_CPPFLAGS = -Isrc -DPGDLLEXPORT='__attribute__((visibility("default")))'
+# -MMD: PGXS tracks no headers, and a stale object corrupts the heap
+PG_CFLAGS = -fvisibility=hidden -MMD -MP
+EXTRA_CLEAN = src/*.d src/*.bc build $(SCRIPT) results test/results \
+	test/output_iso regression.diffs regression.out tmp
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+-include $(wildcard src/*.d)
+
+$(SCRIPT): $(SQL_PARTS:%=src/sql/%.sql) Makefile
+	cat $(SQL_PARTS:%=src/sql/%.sql) > $@
+
+#------------------------------------------------------------------------
+# the library with fault points
+#------------------------------------------------------------------------
+TESTLIB = build/test/$(EXTENSION)$(DLSUFFIX)
+
+.PHONY: testlib
+testlib: $(TESTLIB)
+
+# built from a copy of the sources, with the same rules
+$(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
+	mkdir -p build/test/src
+	cp -p src/*.c src/*.h build/test/src/
+	cp Makefile build/test/
+	$(MAKE) -C build/test with_llvm=no COPT="$(COPT) -DIDEMPOTENCY_FAULTS" \
+		$(EXTENSION)$(DLSUFFIX)
+
+#------------------------------------------------------------------------
+# from a bare machine
+#------------------------------------------------------------------------
+.PHONY: test demo demo-stop bench
+test:
+	REGRESS="$(REGRESS)" ISOLATION="$(ISOLATION)" bash test/run.sh
+demo:
+	bash test/demo/demo.sh
+demo-stop:
+	bash test/demo/stop.sh
+bench:
+	bash test/bench/run.sh

@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * answer.c
+ *		What a claim is answered, as a row or as an error.
+ *
+ * The columns are the same wherever a claim is answered; a column that says
+ * nothing for an outcome is NULL.  The columns of leased claims (fence,
+ * recovery_point, state, lease_until) are NULL for transactional ones.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+
+#include "answer.h"
+#include "catalog.h"
+#include "compat.h"
+#include "errors.h"
+#include "store.h"
+
+/* columns of src/sql/claim.sql, counted from 0 */
+enum
+{
+	ANSWER_OUTCOME,
+	ANSWER_RESPONSE,
+	ANSWER_FAILED,
+	ANSWER_ERROR,
+	ANSWER_FENCE,
+	ANSWER_ATTEMPT,
+	ANSWER_RECOVERY_POINT,
+	ANSWER_STATE,
+	ANSWER_RETRY_AFTER_MS,
+	ANSWER_REASON,
+	ANSWER_CLAIMED_AT,
+	ANSWER_FINISHED_AT,
+	ANSWER_LEASE_UNTIL,
+	ANSWER_EXPIRES_AT
+};
+
+static const char *const outcome_names[] = {
+	[OUTCOME_EXECUTE] = "execute",
+	[OUTCOME_REPLAY] = "replay",
+	[OUTCOME_IN_PROGRESS] = "in_progress",
+	[OUTCOME_MISMATCH] = "mismatch",
+	[OUTCOME_RETRY_LATER] = "retry_later",
+	[OUTCOME_EXHAUSTED] = "exhausted",
+	[OUTCOME_EXPIRED] = "expired"
+};
+
+/* An answer that says only its outcome. */
+void
+answer_init(Answer *answer, Outcome outcome)
+{
+	memset(answer, 0, sizeof(*answer));
+	answer->outcome = outcome;
+	answer->retry_after_ms = -1;
+	answer->claimed_at = NO_TIME;
+	answer->finished_at = NO_TIME;
+	answer->expires_at = NO_TIME;
+}
+
+/*
+ * An answer that tells what a row remembers.  The row's table is locked.
+ */
+void
+answer_from_row(Answer *answer, Outcome outcome, const KeyRow *row)
+{
+	answer_init(answer, outcome);
+	answer->failed = row->state != KEY_SUCCEEDED;
+	answer->response = store_detoast(row->response);
+	answer->error = store_detoast(row->error);
+	answer->attempt = row->attempt;
+	answer->claimed_at = row->claimed_at;
+	answer->finished_at = row->finished_at;
+	answer->expires_at = row->expires_at;
+}
+
+/* Set one nullable timestamp column. */
+static void
+answer_set_time(Datum *values, bool *isnull, int column, TimestampTz at)
+{
+	isnull[column] = at == NO_TIME;
+	values[column] = TimestampTzGetDatum(at);
+}
+
+/* Fill in the ANSWER_COLUMNS columns of a result row. */
+void
+answer_values(const Answer *answer, Datum *values, bool *isnull)
+{
+	memset(isnull, true, ANSWER_COLUMNS * sizeof(bool));
+
+	values[ANSWER_OUTCOME] =
+		CStringGetTextDatum(outcome_names[answer->outcome]);
+	isnull[ANSWER_OUTCOME] = false;
+	values[ANSWER_FAILED] = BoolGetDatum(answer->failed);
+	isnull[ANSWER_FAILED] = false;
+	values[ANSWER_RESPONSE] = PointerGetDatum(answer->response);
+	isnull[ANSWER_RESPONSE] = answer->response == NULL;
+	values[ANSWER_ERROR] = PointerGetDatum(answer->error);
+	isnull[ANSWER_ERROR] = answer->error == NULL;
+	values[ANSWER_ATTEMPT] = Int32GetDatum(answer->attempt);
+	isnull[ANSWER_ATTEMPT] = answer->attempt == 0;
+	values[ANSWER_RETRY_AFTER_MS] = Int64GetDatum(answer->retry_after_ms);
+	isnull[ANSWER_RETRY_AFTER_MS] = answer->retry_after_ms < 0;
+	if (answer->reason)
+	{
+		values[ANSWER_REASON] = CStringGetTextDatum(answer->reason);
+		isnull[ANSWER_REASON] = false;
+	}
+	answer_set_time(values, isnull, ANSWER_CLAIMED_AT, answer->claimed_at);
+	answer_set_time(values, isnull, ANSWER_FINISHED_AT, answer->finished_at);
+	answer_set_time(values, isnull, ANSWER_EXPIRES_AT, answer->expires_at);
+}
+
+/* The result row of a function that returns claim()'s columns. */
+Datum
+answer_datum(FunctionCallInfo fcinfo, const Answer *answer)
+{
+	Datum		values[ANSWER_COLUMNS];
+	bool		isnull[ANSWER_COLUMNS];
+	TupleDesc	desc = catalog_result_desc(fcinfo);
+
+	answer_values(answer, values, isnull);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, isnull));
+}
+
+/* How long a client should wait, as an error's detail. */
+static int
+answer_errdetail(const Answer *answer)
+{
+	if (answer->retry_after_ms < 0)
+		return 0;
+	return errdetail("Retry after %lld ms.",
+					 (long long) answer->retry_after_ms);
+}
+
+/*
+ * Raise the error that stands for an outcome; returns if the outcome is an
+ * answer that a caller can go on with.
+ */
+void
+answer_raise(const Answer *answer, const char *scope, int scope_len)
+{
+	switch (answer->outcome)
+	{
+		case OUTCOME_EXECUTE:
+		case OUTCOME_REPLAY:
+			return;
+		case OUTCOME_IN_PROGRESS:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_IN_PROGRESS),
+					 errmsg("the operation is in progress, in scope \"%.*s\"",
+							scope_len, scope),
+					 answer_errdetail(answer),
+					 errhint("Retry with the same key; the answer will be the stored one, or yours to execute.")));
+			break;
+		case OUTCOME_MISMATCH:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_MISMATCH),
+					 errmsg("the idempotency key was used for another request, in scope \"%.*s\"",
+							scope_len, scope),
+					 errhint("Do not retry.  Send the original request, or use a new key for a new operation.")));
+			break;
+		case OUTCOME_RETRY_LATER:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_RETRY_LATER),
+					 errmsg("the operation must not be retried yet, in scope \"%.*s\"",
+							scope_len, scope),
+					 answer_errdetail(answer),
+					 errhint("Retry with the same key after that time.")));
+			break;
+		case OUTCOME_EXHAUSTED:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_EXHAUSTED),
+					 errmsg("the operation failed %d times and is not tried again, in scope \"%.*s\"",
+							answer->attempt, scope_len, scope),
+					 errhint("Do not retry; escalate.  peek() shows the last error to those who may see it.")));
+			break;
+		case OUTCOME_EXPIRED:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_EXPIRED),
+					 errmsg("the request was first sent before anything that is remembered, in scope \"%.*s\"",
+							scope_len, scope),
+					 errhint("Do not retry.  Find out whether the operation took effect, and use a new key if it did not.")));
+			break;
+	}
+}

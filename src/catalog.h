@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *		Where the extension's own relations are, and whether they still are
+ *		what the library takes them for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_CATALOG_H
+#define IDEMPOTENCY_CATALOG_H
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "storage/lockdefs.h"
+#include "utils/relcache.h"
+
+#include "ring.h"
+
+#define IDEMPOTENCY_SCHEMA	"idempotency"
+#define IDEMPOTENCY_VERSION "0.1.0"
+
+extern void catalog_init(void);
+extern Oid	catalog_policy_table(void);
+extern Oid	catalog_segment_table(Segment segment);
+extern Oid	catalog_segment_index(Segment segment);
+extern Oid	catalog_owner(void);
+extern bool catalog_segment_is_checked(Segment segment);
+extern void catalog_segment_checked(Segment segment);
+extern uint64 catalog_policy_generation(void);
+extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
+extern void catalog_check_writable(const char *command);
+extern void catalog_require_plain(Relation heap, Oid index);
+
+#endif							/* IDEMPOTENCY_CATALOG_H */

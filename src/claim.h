@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * claim.h
+ *		The protocol by which a claim is decided.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_CLAIM_H
+#define IDEMPOTENCY_CLAIM_H
+
+#include "answer.h"
+#include "policy.h"
+#include "store.h"
+
+/* what a caller asks for */
+typedef struct ClaimRequest
+{
+	Identity	identity;
+	text	   *request;		/* NULL: none */
+	bool		has_wait;
+	int64		wait;			/* microseconds */
+	bool		has_retention;
+	int64		retention;		/* microseconds */
+	bool		has_first_sent;
+	TimestampTz first_sent;
+	bool		settles;		/* the claim is its own finish */
+
+	/* filled in by claim_prepare() */
+	bool		has_fingerprint;
+	uint8		fingerprint[DIGEST_LENGTH];
+} ClaimRequest;
+
+extern void claim_request_init(ClaimRequest *claim, text *scope, text *key,
+							   text *request, text *principal);
+extern void claim_prepare(ClaimRequest *claim, Policy *policy);
+extern void claim_prepare_more(ClaimRequest *claim, const Policy *policy);
+extern void claim_refuse_lease(bool asked);
+extern bool claim_decide(const ClaimRequest *claim, const Policy *policy,
+						 const Probe *probe, TimestampTz now, Answer *answer);
+extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,
+						  const Probe *probe, TimestampTz now, KeyRow *row);
+extern void claim_note(const ClaimRequest *claim, const Policy *policy,
+					   const KeyRow *row, const Probe *probe,
+					   const KeyPlace *place);
+extern void claim_execute(ClaimRequest *claim, Answer *answer);
+extern bool claim_wait(const ClaimRequest *claim, TransactionId xid,
+					   TimestampTz started);
+extern void claim_answer_busy(Answer *answer);
+
+#endif							/* IDEMPOTENCY_CLAIM_H */

@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Differences between PostgreSQL majors; the only file that looks at
+ *		PG_VERSION_NUM.
+ *
+ * The code elsewhere is written to one set of names, defined here as static
+ * inlines.  The floor is PostgreSQL 15.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_COMPAT_H
+#define IDEMPOTENCY_COMPAT_H
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "commands/extension.h"
+#include "common/jsonapi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "storage/lmgr.h"
+
+#if PG_VERSION_NUM < 150000
+#error "idempotency needs PostgreSQL 15 or newer"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/*
+ * Declare a function that SQL calls.  The library is compiled with hidden
+ * visibility, and only since 16 does PostgreSQL's own macro export it.
+ */
+#define COMPAT_FUNCTION_INFO(name) \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	PG_FUNCTION_INFO_V1(name)
+
+/*
+ * Replace the tuple at otid, which nobody else can be changing.  Returns
+ * whether the new version needs an index entry of its own (it isn't HOT).
+ */
+static inline bool
+compat_heap_update(Relation rel, ItemPointer otid, HeapTuple tuple)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes update_indexes;
+
+	simple_heap_update(rel, otid, tuple, &update_indexes);
+	return update_indexes == TU_All;
+#else
+	simple_heap_update(rel, otid, tuple);
+	return !HeapTupleIsHeapOnly(tuple);
+#endif
+}
+
+/* Start an index scan on one key. */
+static inline IndexScanDesc
+compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, 1, 0);
+#else
+	return index_beginscan(heap, index, snapshot, 1, 0);
+#endif
+}
+
+/*
+ * Delete the tuple at tid without waiting for anybody.  Returns false if
+ * somebody else has changed it or is about to.
+ */
+static inline bool
+compat_heap_delete_nowait(Relation rel, ItemPointer tid, CommandId cid)
+{
+	TM_FailureData failure;
+
+	return heap_delete(rel, tid, cid, InvalidSnapshot, false, &failure,
+					   false) == TM_Ok;
+}
+
+/* Has the transaction ended?  Doesn't wait. */
+static inline bool
+compat_xact_has_ended(TransactionId xid)
+{
+#if PG_VERSION_NUM >= 180000
+	return ConditionalXactLockTableWait(xid, false);
+#else
+	return ConditionalXactLockTableWait(xid);
+#endif
+}
+
+/*
+ * The JSON parser.  Semantic actions are declared as returning
+ * CompatJsonAction and end with COMPAT_JSON_ACTION_DONE().
+ */
+
+/* Since PostgreSQL 17 a semantic action can stop the parser. */
+#if PG_VERSION_NUM >= 170000
+typedef JsonParseErrorType CompatJsonAction;
+#define COMPAT_JSON_ACTION_DONE() return JSON_SUCCESS
+#else
+typedef void CompatJsonAction;
+#define COMPAT_JSON_ACTION_DONE() return
+#endif
+
+/* A lexer over text in the server's encoding that de-escapes strings. */
+static inline JsonLexContext *
+compat_json_lexer(const char *json, int len)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, len,
+										GetDatabaseEncoding(), true);
+#else
+	return makeJsonLexContextCstringLen(unconstify(char *, json), len,
+										GetDatabaseEncoding(), true);
+#endif
+}
+
+/*
+ * Did the parser stop at a \u escape that the server's encoding can't
+ * represent?  Before PostgreSQL 16 the parser raises that itself.
+ */
+static inline bool
+compat_json_untranslatable(JsonParseErrorType error)
+{
+#if PG_VERSION_NUM >= 160000
+	if (error == JSON_UNICODE_UNTRANSLATABLE)
+		return true;
+#endif
+	return error == JSON_UNICODE_HIGH_ESCAPE;
+}
+
+#endif							/* IDEMPOTENCY_COMPAT_H */

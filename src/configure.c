@@ -1,0 +1,405 @@
+/*-------------------------------------------------------------------------
+ *
+ * configure.c
+ *		configure() writes a scope's policy, policy() shows it.
+ *
+ * configure() takes AccessExclusiveLock on scope_policy until its transaction
+ * ends, so that no claim is decided while the rules change (policy.c says
+ * why), and sends a relcache invalidation that makes everybody read anew.
+ *
+ * A scope whose retention moves to another ring, or shrinks within its ring,
+ * has made promises that outlive the change.  Until the last of them has run
+ * out, the old ring is searched too: that moment is kept in the row, and the
+ * row's own and the default's are heeded together.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "errors.h"
+#include "fault.h"
+#include "guc.h"
+#include "policy.h"
+#include "policy_columns.h"
+
+#define RESPONSE_BYTES_MAX	(256 * 1024 * 1024)
+#define REQUEST_BYTES_MAX	(64 * 1024 * 1024)
+#define ATTEMPTS_MAX		1000000
+
+COMPAT_FUNCTION_INFO(idempotency_configure);
+COMPAT_FUNCTION_INFO(idempotency_policy);
+
+/* the row to be written */
+typedef struct PolicyRow
+{
+	Datum		values[POLICY_COLUMNS];
+	bool		isnull[POLICY_COLUMNS];
+	bool		replace[POLICY_COLUMNS];
+} PolicyRow;
+
+/* Set one column of the row. */
+static void
+configure_set(PolicyRow *row, int column, Datum value)
+{
+	row->values[column - 1] = value;
+	row->isnull[column - 1] = false;
+	row->replace[column - 1] = true;
+}
+
+/*
+ * A duration given as text, in microseconds; 'infinity' is PG_INT64_MAX.  (An
+ * interval can't be infinite before PostgreSQL 17.)  Raises ID400 if it is
+ * outside [min, max], and what interval input raises.
+ */
+static int64
+configure_duration(const char *name, text *value, int64 min, int64 max)
+{
+	char	   *string = text_to_cstring(value);
+	int64		duration;
+
+	if (pg_strcasecmp(string, "infinity") == 0)
+		return PG_INT64_MAX;
+	duration = policy_interval(DatumGetIntervalP(DirectFunctionCall3(interval_in,
+																	 CStringGetDatum(string),
+																	 ObjectIdGetDatum(InvalidOid),
+																	 Int32GetDatum(-1))));
+	if (duration < min || duration > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s is out of range", name),
+				 errdetail("It must be between %lld ms and %lld ms, or 'infinity'.",
+						   (long long) (min / USECS_PER_MSEC),
+						   (long long) (max / USECS_PER_MSEC)),
+				 errhint("A number without a unit is read as seconds.")));
+	return duration;
+}
+
+/* Set an integer column from an argument.  Raises ID400 if out of range. */
+static void
+configure_integer(FunctionCallInfo fcinfo, int arg, const char *name,
+				  int64 min, int64 max, PolicyRow *row, int column)
+{
+	int64		value;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	value = PG_GETARG_INT64(arg);
+	if (value < min || value > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s is out of range", name),
+				 errdetail("It must be between %lld and %lld.",
+						   (long long) min, (long long) max)));
+	configure_set(row, column, Int32GetDatum((int32) value));
+}
+
+/* Set a bounded interval column from an argument.  Raises ID400. */
+static void
+configure_interval(FunctionCallInfo fcinfo, int arg, const char *name,
+				   PolicyRow *row, int column)
+{
+	int64		value;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	value = policy_interval(PG_GETARG_INTERVAL_P(arg));
+	if (value < USECS_PER_MSEC || value > RETENTION_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s must be between 1 ms and 60 days", name)));
+	configure_set(row, column, Int64GetDatum(value));
+}
+
+/* Set a boolean column from an argument. */
+static void
+configure_boolean(FunctionCallInfo fcinfo, int arg, PolicyRow *row,
+				  int column)
+{
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, column, PG_GETARG_DATUM(arg));
+}
+
+/* Set what commit does to an unfinished claim.  Raises ID400. */
+static void
+configure_unfinished(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (strcmp(value, "refuse") != 0 && strcmp(value, "succeed") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("unfinished must be 'refuse' or 'succeed'")));
+	configure_set(row, POLICY_UNFINISHED_SUCCEEDS,
+				  BoolGetDatum(strcmp(value, "succeed") == 0));
+}
+
+/* Set the role that the scope is reserved for.  Raises 42704. */
+static void
+configure_role(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	char	   *role;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	role = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (role[0] != '\0')
+		(void) get_role_oid(role, false);
+	configure_set(row, POLICY_ALLOWED_ROLE, CStringGetTextDatum(role));
+}
+
+/* Set the excluded fields.  Raises ID400 if a path is not understood. */
+static void
+configure_exclude(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	if (PG_ARGISNULL(arg))
+		return;
+	(void) canonical_parse_paths(PG_GETARG_ARRAYTYPE_P(arg));
+	configure_set(row, POLICY_EXCLUDE, PG_GETARG_DATUM(arg));
+}
+
+/* Take over the arguments that were given.  Raises ID400. */
+static void
+configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
+{
+	if (!PG_ARGISNULL(1))
+		configure_set(row, POLICY_RETENTION,
+					  Int64GetDatum(configure_duration("retention",
+													   PG_GETARG_TEXT_PP(1),
+													   RETENTION_MIN,
+													   RETENTION_MAX)));
+	if (!PG_ARGISNULL(2))
+		configure_set(row, POLICY_WAIT,
+					  Int64GetDatum(configure_duration("wait",
+													   PG_GETARG_TEXT_PP(2), 0,
+													   guc_max_wait *
+													   USECS_PER_MSEC)));
+	configure_unfinished(fcinfo, 3, row);
+	configure_boolean(fcinfo, 4, row, POLICY_REQUIRE_REQUEST);
+	configure_boolean(fcinfo, 5, row, POLICY_STORE_REQUEST);
+	configure_exclude(fcinfo, 6, row);
+	configure_integer(fcinfo, 7, "max_key_bytes", 1, KEY_MAX_BYTES, row,
+					  POLICY_MAX_KEY_BYTES);
+	configure_integer(fcinfo, 8, "max_request_bytes", 0, REQUEST_BYTES_MAX,
+					  row, POLICY_MAX_REQUEST_BYTES);
+	configure_integer(fcinfo, 9, "max_response_bytes", 0, RESPONSE_BYTES_MAX,
+					  row, POLICY_MAX_RESPONSE_BYTES);
+	configure_role(fcinfo, 10, row);
+	configure_integer(fcinfo, 11, "max_attempts", 1, ATTEMPTS_MAX, row,
+					  POLICY_MAX_ATTEMPTS);
+	configure_interval(fcinfo, 12, "backoff_base", row, POLICY_BACKOFF_BASE);
+	configure_interval(fcinfo, 13, "backoff_cap", row, POLICY_BACKOFF_CAP);
+	configure_boolean(fcinfo, 14, row, POLICY_STORE_FAILURES);
+}
+
+/*
+ * Note until when the ring that the scope is leaving, or shrinking in, must
+ * still be searched as a whole.  A claim that is running now counts from its
+ * own finish only while the ring stays (settle.c).
+ */
+static void
+configure_keep(const Policy *old, PolicyRow *row)
+{
+	Ring		ring = ring_for(old->retention);
+	TimestampTz until;
+
+	if (row->isnull[POLICY_RETENTION - 1] ||
+		DatumGetInt64(row->values[POLICY_RETENTION - 1]) == old->retention)
+		return;
+	until = Max(old->kept_until[ring],
+				ring_expiry(clock_now(), old->retention));
+	configure_set(row, POLICY_KEPT_SHORT_UNTIL + ring,
+				  TimestampTzGetDatum(until));
+}
+
+/* Write the row, over the scope's old one if there is one. */
+static void
+configure_write(Relation rel, text *scope, PolicyRow *row)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	old;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, POLICY_SCOPE, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(scope));
+	key.sk_collation = C_COLLATION_OID;
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
+	old = systable_getnext(scan);
+	if (HeapTupleIsValid(old))
+	{
+		tuple = heap_modify_tuple(old, RelationGetDescr(rel), row->values,
+								  row->isnull, row->replace);
+		CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	}
+	else
+	{
+		tuple = heap_form_tuple(RelationGetDescr(rel), row->values,
+								row->isnull);
+		CatalogTupleInsert(rel, tuple);
+	}
+	systable_endscan(scan);
+	CacheInvalidateRelcache(rel);
+	CommandCounterIncrement();
+}
+
+/*
+ * The scope argument of configure() and policy(): a scope, or '*'.  Raises
+ * ID400.
+ */
+static text *
+configure_scope(FunctionCallInfo fcinfo)
+{
+	text	   *scope;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("scope must not be null"),
+				 errhint("The default for all scopes is that of '*'.")));
+	scope = PG_GETARG_TEXT_PP(0);
+	identity_check_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	return scope;
+}
+
+/* A duration as text, such as interval output gives; 'infinity' if it is. */
+static Datum
+configure_duration_text(int64 duration)
+{
+	Interval	interval = {0};
+	char	   *string;
+
+	if (duration == PG_INT64_MAX)
+		return CStringGetTextDatum("infinity");
+	interval.time = duration;
+	string = DatumGetCString(DirectFunctionCall1(interval_out,
+												 IntervalPGetDatum(&interval)));
+	return CStringGetTextDatum(string);
+}
+
+/* columns of policy(), counted from 0 */
+enum
+{
+	SHOW_SCOPE,
+	SHOW_RETENTION,
+	SHOW_WAIT,
+	SHOW_UNFINISHED,
+	SHOW_REQUIRE_REQUEST,
+	SHOW_STORE_REQUEST,
+	SHOW_EXCLUDE,
+	SHOW_MAX_KEY_BYTES,
+	SHOW_MAX_REQUEST_BYTES,
+	SHOW_MAX_RESPONSE_BYTES,
+	SHOW_ROLE,
+	SHOW_MAX_ATTEMPTS,
+	SHOW_BACKOFF_BASE,
+	SHOW_BACKOFF_CAP,
+	SHOW_STORE_FAILURES,
+	SHOW_RING,
+	SHOW_COLUMNS
+};
+
+/* The result row: the effective policy of a scope. */
+static Datum
+configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
+{
+	Datum		values[SHOW_COLUMNS];
+	bool		isnull[SHOW_COLUMNS] = {0};
+
+	values[SHOW_SCOPE] = PointerGetDatum(scope);
+	values[SHOW_RETENTION] = configure_duration_text(policy->retention);
+	values[SHOW_WAIT] = configure_duration_text(policy->wait);
+	values[SHOW_UNFINISHED] =
+		CStringGetTextDatum(policy->unfinished_succeeds ? "succeed" : "refuse");
+	values[SHOW_REQUIRE_REQUEST] = BoolGetDatum(policy->require_request);
+	values[SHOW_STORE_REQUEST] = BoolGetDatum(policy->store_request);
+	values[SHOW_EXCLUDE] =
+		PointerGetDatum(policy->exclude_array ? policy->exclude_array :
+						construct_empty_array(TEXTOID));
+	values[SHOW_MAX_KEY_BYTES] = Int32GetDatum(policy->max_key_bytes);
+	values[SHOW_MAX_REQUEST_BYTES] = Int32GetDatum(policy->max_request_bytes);
+	values[SHOW_MAX_RESPONSE_BYTES] =
+		Int32GetDatum(policy->max_response_bytes);
+	isnull[SHOW_ROLE] = !OidIsValid(policy->allowed_role) &&
+		!policy->role_is_missing;
+	if (policy->role_is_missing)
+		values[SHOW_ROLE] = CStringGetTextDatum("(missing)");
+	else if (!isnull[SHOW_ROLE])
+		values[SHOW_ROLE] =
+			CStringGetTextDatum(GetUserNameFromId(policy->allowed_role,
+												  false));
+	values[SHOW_MAX_ATTEMPTS] = Int32GetDatum(policy->max_attempts);
+	values[SHOW_BACKOFF_BASE] = configure_duration_text(policy->backoff_base);
+	values[SHOW_BACKOFF_CAP] = configure_duration_text(policy->backoff_cap);
+	values[SHOW_STORE_FAILURES] = BoolGetDatum(policy->store_failures);
+	values[SHOW_RING] =
+		CStringGetTextDatum(ring_name(ring_for(policy->retention)));
+
+	return HeapTupleGetDatum(heap_form_tuple(catalog_result_desc(fcinfo),
+											 values, isnull));
+}
+
+/*
+ * configure(scope text, retention text, wait text, unfinished text,
+ *			 require_request boolean, store_request boolean, exclude text[],
+ *			 max_key_bytes bigint, max_request_bytes bigint,
+ *			 max_response_bytes bigint, role text, max_attempts bigint,
+ *			 backoff_base interval, backoff_cap interval,
+ *			 store_failures boolean) returns record
+ */
+Datum
+idempotency_configure(PG_FUNCTION_ARGS)
+{
+	text	   *scope = configure_scope(fcinfo);
+	PolicyRow	row;
+	Policy		policy;
+	Relation	rel;
+
+	catalog_check_writable("configure()");
+	memset(row.isnull, true, sizeof(row.isnull));
+	memset(row.replace, false, sizeof(row.replace));
+	configure_set(&row, POLICY_SCOPE, PointerGetDatum(scope));
+	configure_arguments(fcinfo, &row);
+
+	rel = table_open(catalog_policy_table(), AccessExclusiveLock);
+	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
+	configure_keep(&policy, &row);
+	configure_write(rel, scope, &row);
+	table_close(rel, NoLock);
+
+	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
+	PG_RETURN_DATUM(configure_show(fcinfo, scope, &policy));
+}
+
+/* policy(scope text) returns record */
+Datum
+idempotency_policy(PG_FUNCTION_ARGS)
+{
+	text	   *scope = configure_scope(fcinfo);
+	Policy		policy;
+	Datum		result;
+
+	policy_lock();
+	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
+	result = configure_show(fcinfo, scope, &policy);
+	policy_unlock();
+	PG_RETURN_DATUM(result);
+}

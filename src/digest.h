@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * digest.h
+ *		SHA-256 over several pieces, through PostgreSQL's hash API.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_DIGEST_H
+#define IDEMPOTENCY_DIGEST_H
+
+#define DIGEST_LENGTH 32		/* bytes of a SHA-256 digest */
+
+/* one piece of the input; the pieces are hashed as if concatenated */
+typedef struct DigestPart
+{
+	const void *data;
+	size_t		len;
+} DigestPart;
+
+extern void digest_sha256(const DigestPart *parts, int nparts,
+						  uint8 result[DIGEST_LENGTH]);
+
+#endif							/* IDEMPOTENCY_DIGEST_H */

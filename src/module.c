@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * module.c
+ *		Loading the library: wires the subjects together, no more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "fault.h"
+#include "guc.h"
+#include "policy.h"
+#include "txn.h"
+
+#ifdef PG_MODULE_MAGIC_EXT
+PG_MODULE_MAGIC_EXT(.name = "idempotency", .version = IDEMPOTENCY_VERSION);
+#else
+PG_MODULE_MAGIC;
+#endif
+
+PGDLLEXPORT void _PG_init(void);
+
+/* Called once in each process that loads the library. */
+void
+_PG_init(void)
+{
+	guc_init();
+	FAULT_INIT();
+	MarkGUCPrefixReserved("idempotency");
+	catalog_init();
+	policy_init();
+	txn_init();
+}

@@ -1,0 +1,187 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.c
+ *		Geometry of the rings: which table a key lives in, and until when.
+ *
+ * Time is cut into epochs as wide as the ring; epoch e lives in table e mod 4.
+ * A row goes to the table of the epoch in which it expires.  A ring serves
+ * retentions of up to two widths, so at any time the rows that count are in
+ * the tables of epochs e, e+1 and e+2, and the table of e-1 (which will be
+ * that of e+3) holds nothing that counts and may be truncated.
+ *
+ * Epochs are absolute (they count from 2000-01-01 UTC), so a dump that is
+ * restored later, elsewhere, finds every row in its place.
+ *
+ * Clocks that are set back: a row is looked for as if the clock could be
+ * ahead by an eighth of the width (RING_SLACK), and nothing is truncated in
+ * the last eighth of an epoch, so a step back of up to that much neither
+ * hides a row nor loses one.
+ *
+ * No catalog, no state: everything here is arithmetic.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "ring.h"
+
+typedef struct RingGeometry
+{
+	const char *name;
+	int64		width;			/* microseconds */
+} RingGeometry;
+
+/* smallest first; the permanent table's "width" is how often it is cleaned */
+static const RingGeometry rings[RING_COUNT] = {
+	{"short", 2 * USECS_PER_HOUR},
+	{"day", 30 * USECS_PER_HOUR},
+	{"week", 8 * USECS_PER_DAY},
+	{"month", 32 * USECS_PER_DAY},
+	{"permanent", USECS_PER_DAY}
+};
+
+static const char *const segment_names[SEGMENT_COUNT] = {
+	"key_short_0", "key_short_1", "key_short_2", "key_short_3",
+	"key_day_0", "key_day_1", "key_day_2", "key_day_3",
+	"key_week_0", "key_week_1", "key_week_2", "key_week_3",
+	"key_month_0", "key_month_1", "key_month_2", "key_month_3",
+	"key_permanent"
+};
+
+#define RING_SLACK(ring) (rings[ring].width / 8)
+
+/* The smallest ring that can hold this retention. */
+Ring
+ring_for(int64 retention)
+{
+	if (retention == RETENTION_FOREVER)
+		return RING_PERMANENT;
+	for (Ring ring = RING_SHORT; ring < RING_PERMANENT; ring++)
+	{
+		if (retention <= 2 * rings[ring].width)
+			return ring;
+	}
+	elog(ERROR, "retention of " INT64_FORMAT " microseconds fits no ring",
+		 retention);
+}
+
+/* The ring that a segment belongs to. */
+Ring
+ring_of(Segment segment)
+{
+	return (Ring) (segment / RING_SLOTS);
+}
+
+/* Width of an epoch in microseconds. */
+int64
+ring_width(Ring ring)
+{
+	return rings[ring].width;
+}
+
+/* The ring's name, as users see it. */
+const char *
+ring_name(Ring ring)
+{
+	return rings[ring].name;
+}
+
+/* Name of the segment's table. */
+const char *
+segment_name(Segment segment)
+{
+	return segment_names[segment];
+}
+
+/* The epoch that contains this moment. */
+int64
+ring_epoch(Ring ring, TimestampTz at)
+{
+	int64		width = rings[ring].width;
+	int64		epoch = at / width;
+
+	return at % width < 0 ? epoch - 1 : epoch;
+}
+
+/* The segment that serves an epoch. */
+Segment
+ring_segment(Ring ring, int64 epoch)
+{
+	if (ring == RING_PERMANENT)
+		return SEGMENT_PERMANENT;
+	return ring * RING_SLOTS + (int) (epoch & (RING_SLOTS - 1));
+}
+
+/* The segment for a row that expires at this moment. */
+Segment
+ring_segment_at(Ring ring, TimestampTz expires_at)
+{
+	if (ring == RING_PERMANENT)
+		return SEGMENT_PERMANENT;
+	return ring_segment(ring, ring_epoch(ring, expires_at));
+}
+
+/*
+ * The epoch that the segment serves at this moment: one of e-1 (it is over),
+ * e, e+1, e+2.
+ */
+int64
+ring_segment_epoch(Segment segment, TimestampTz now)
+{
+	Ring		ring = ring_of(segment);
+	int64		epoch = ring_epoch(ring, now);
+
+	if (ring == RING_PERMANENT)
+		return epoch;
+	for (int64 candidate = epoch - 1; candidate <= epoch + 2; candidate++)
+	{
+		if (ring_segment(ring, candidate) == segment)
+			return candidate;
+	}
+	pg_unreachable();
+}
+
+/*
+ * The segments in which a live row of this ring can be, given that no row
+ * lives longer than reach (microseconds from now; RETENTION_FOREVER for "not
+ * known").  Fills in at most three and returns how many.
+ */
+int
+ring_live_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments)
+{
+	int64		first = ring_epoch(ring, now);
+	int64		last = first + 2;
+	int			n = 0;
+
+	if (ring == RING_PERMANENT)
+	{
+		segments[0] = SEGMENT_PERMANENT;
+		return 1;
+	}
+	if (reach <= 2 * rings[ring].width)
+		last = Min(last, ring_epoch(ring, now + reach + RING_SLACK(ring)));
+	for (int64 epoch = first; epoch <= last; epoch++)
+		segments[n++] = ring_segment(ring, epoch);
+	return n;
+}
+
+/*
+ * May the segment be emptied as a whole at this moment?  The caller holds an
+ * exclusive lock on its table and has read the clock after getting it.
+ */
+bool
+ring_may_truncate(Segment segment, TimestampTz now)
+{
+	Ring		ring = ring_of(segment);
+
+	return ring != RING_PERMANENT &&
+		ring_segment_epoch(segment, now) == ring_epoch(ring, now) - 1 &&
+		ring_epoch(ring, now) == ring_epoch(ring, now + RING_SLACK(ring));
+}
+
+/* When does what is settled at this moment stop to count? */
+TimestampTz
+ring_expiry(TimestampTz from, int64 retention)
+{
+	return retention == RETENTION_FOREVER ? DT_NOEND : from + retention;
+}

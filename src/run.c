@@ -1,0 +1,142 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.c
+ *		run(): claim, execute one statement as the caller, finish with its
+ *		rows; in one round trip.
+ *
+ * The statement runs through SPI with the caller's rights, search_path and
+ * transaction.  If it raises an error, so does run(), and the claim goes with
+ * the rest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "catalog.h"
+#include "claim.h"
+#include "compat.h"
+#include "errors.h"
+#include "settle.h"
+
+COMPAT_FUNCTION_INFO(idempotency_run);
+
+/* Plan the command, which must be one statement.  Raises ID400. */
+static SPIPlanPtr
+run_prepare(const char *command)
+{
+	Oid			argtypes[1] = {JSONBOID};
+	SPIPlanPtr	plan = SPI_prepare(command, lengthof(argtypes), argtypes);
+
+	if (plan == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("command cannot be run"),
+				 errdetail("%s", SPI_result_code_string(SPI_result))));
+	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("command must be exactly one statement"),
+				 errhint("Put several statements into a function, or into one statement with WITH.")));
+	return plan;
+}
+
+/* The rows of the last SPI command as a JSON array, in the given context. */
+static text *
+run_result(MemoryContext where)
+{
+	StringInfoData json;
+	MemoryContext old;
+	text	   *result;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '[');
+	if (SPI_tuptable)
+		(void) BlessTupleDesc(SPI_tuptable->tupdesc);
+	for (uint64 i = 0; SPI_tuptable && i < SPI_tuptable->numvals; i++)
+	{
+		Datum		row = heap_copy_tuple_as_datum(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc);
+		text	   *object = DatumGetTextPP(DirectFunctionCall1(row_to_json,
+																row));
+
+		if (i > 0)
+			appendStringInfoString(&json, ", ");
+		appendBinaryStringInfo(&json, VARDATA_ANY(object),
+							   VARSIZE_ANY_EXHDR(object));
+		pfree(object);
+		pfree(DatumGetPointer(row));
+	}
+	appendStringInfoChar(&json, ']');
+
+	old = MemoryContextSwitchTo(where);
+	result = cstring_to_text_with_len(json.data, json.len);
+	MemoryContextSwitchTo(old);
+	return result;
+}
+
+/*
+ * Execute the command with $1 = args and return its rows.  Raises what the
+ * command raises, and ID400.
+ */
+static text *
+run_command(const char *command, Datum args)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[1] = {args};
+	SPIPlanPtr	plan;
+	text	   *result;
+	int			code;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	plan = run_prepare(command);
+	code = SPI_execute_plan(plan, values, NULL, false, 0);
+	if (code < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("command cannot be run"),
+				 errdetail("%s", SPI_result_code_string(code)),
+				 errhint("Transaction control and COPY are not possible here.")));
+	result = run_result(caller);
+	SPI_finish();
+	return result;
+}
+
+/* An argument of type text, or NULL. */
+#define RUN_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
+
+/*
+ * run(scope text, key text, command text, args jsonb, request text,
+ *	   principal text) returns record
+ */
+Datum
+idempotency_run(PG_FUNCTION_ARGS)
+{
+	ClaimRequest claim;
+	Answer		answer;
+
+	catalog_check_writable("run()");
+	claim_request_init(&claim, RUN_ARG_TEXT(0), RUN_ARG_TEXT(1),
+					   RUN_ARG_TEXT(4), RUN_ARG_TEXT(5));
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s must not be null",
+						PG_ARGISNULL(2) ? "command" : "args")));
+	claim_execute(&claim, &answer);
+	if (answer.outcome == OUTCOME_EXECUTE)
+	{
+		answer.response = run_command(text_to_cstring(RUN_ARG_TEXT(2)),
+									  PG_GETARG_DATUM(3));
+		answer.expires_at = settle_finish(&claim.identity, answer.response, 0,
+										  NULL, &answer.finished_at);
+	}
+	PG_RETURN_DATUM(answer_datum(fcinfo, &answer));
+}

@@ -1,0 +1,646 @@
+/*-------------------------------------------------------------------------
+ *
+ * settle.c
+ *		Settling a claim: finish, fail, release; and forgetting a key.
+ *
+ * A transactional claim can be settled only by the transaction that made it,
+ * and its row is where txn.c remembers it.  Nothing is searched for, except to
+ * tell a caller who holds nothing why.
+ *
+ * Every write happens under the policy's and the key's lock, as in claim.c,
+ * and retention counts from the moment of the settlement.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "common/pg_prng.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "errors.h"
+#include "fault.h"
+#include "settle.h"
+#include "txn.h"
+
+#define TAG_MAX_BYTES		255
+#define ERROR_MAX_BYTES		(64 * 1024)
+#define REASON_MAX_BYTES	1024
+#define BACKOFF_MAX			RETENTION_MAX
+
+COMPAT_FUNCTION_INFO(idempotency_finish);
+COMPAT_FUNCTION_INFO(idempotency_fail);
+COMPAT_FUNCTION_INFO(idempotency_release);
+COMPAT_FUNCTION_INFO(idempotency_forget);
+
+/* a settlement under way: from settle_begin() to settle_end() */
+typedef struct Settle
+{
+	Identity   *identity;
+	Policy		policy;
+	TxnClaim   *claim;			/* held by this transaction */
+	Store		store;
+	TimestampTz now;			/* read under the key's lock */
+	KeyRow		row;			/* as it is stored */
+} Settle;
+
+/* Raises ID413 if the value has more bytes than it may. */
+static void
+settle_check_size(const char *what, const struct varlena *value, int32 limit)
+{
+	if (value && VARSIZE_ANY_EXHDR(value) > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_TOO_LARGE),
+				 errmsg("%s is too large", what),
+				 errdetail("It has %zu bytes; the limit is %d.",
+						   VARSIZE_ANY_EXHDR(value), limit)));
+}
+
+/* A transactional claim has no fence; whoever passes one lost a leased one. */
+static void
+settle_refuse_fence(bool has_fence)
+{
+	if (has_fence)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_FENCE_LOST),
+				 errmsg("the claim does not carry this fence"),
+				 errhint("A transactional claim has no fence; leave it out.")));
+}
+
+/*
+ * Find out, under the key's lock, what another than the holder can meet.  The
+ * caller closes the store.
+ */
+static void
+settle_probe(Identity *identity, const Policy *policy, Store *store,
+			 Probe *probe, TimestampTz *now)
+{
+	for (;;)
+	{
+		store_open(store, policy, RowExclusiveLock, NULL);
+		identity_lock(identity);
+		*now = clock_now();
+		if (likely(store_covers(store, policy, *now)))
+			break;
+		identity_unlock(identity_id(identity));
+		store_close(store);
+	}
+	store_probe(store, identity, probe);
+	if (probe->result == PROBE_ROW && !probe->own &&
+		probe->row.expires_at <= *now)
+		probe->result = PROBE_NONE;
+}
+
+/* Undo settle_probe(). */
+static void
+settle_probe_end(Identity *identity, Store *store)
+{
+	identity_unlock(identity_id(identity));
+	store_close(store);
+}
+
+/*
+ * Tell a caller who holds no claim on the key why.  Raises ID404 if nobody
+ * has, or had, one, else ID412; returns only if there is nothing and the
+ * caller doesn't mind.
+ */
+static void
+settle_refuse_stranger(Identity *identity, const Policy *policy,
+					   bool nothing_is_fine)
+{
+	Store		store;
+	Probe		probe;
+	TimestampTz now;
+
+	settle_probe(identity, policy, &store, &probe, &now);
+	settle_probe_end(identity, &store);
+	if (probe.result == PROBE_NONE && nothing_is_fine)
+		return;
+	if (probe.result == PROBE_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_NOT_FOUND),
+				 errmsg("there is no claim to settle, in scope \"%.*s\"",
+						identity->scope_len, identity->scope),
+				 errhint("Call claim() first, in the same transaction; a rollback, also to a savepoint, undoes it.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_FENCE_LOST),
+			 errmsg("this transaction does not hold the claim, in scope \"%.*s\"",
+					identity->scope_len, identity->scope),
+			 probe.result == PROBE_BUSY ?
+			 errdetail("Another transaction holds it.") :
+			 errdetail("It has been settled."),
+			 errhint("Settle only after claim() has answered \"execute\", in the same transaction.")));
+}
+
+/*
+ * Until when is the key remembered that is settled at this moment?  After the
+ * scope has moved to another ring, no longer than was promised when it was
+ * claimed: that is how long others look into the old one.
+ */
+static TimestampTz
+settle_expiry(const Settle *settle, TimestampTz now, int64 retention)
+{
+	const TxnClaimState *state = &settle->claim->state;
+
+	if (ring_for(settle->policy.retention) != state->ring)
+		return ring_expiry(state->claimed_at,
+						   Min(retention, state->retention));
+	return ring_expiry(now, retention);
+}
+
+/*
+ * Open the segments that the row is in and will be in, take the key's lock
+ * and read the clock.  Retention can move the row; if the clock has moved
+ * past an epoch meanwhile, begin again.
+ */
+static void
+settle_open(Settle *settle, int64 retention)
+{
+	const TxnClaimState *state = &settle->claim->state;
+
+	for (;;)
+	{
+		Segment		segments[2];
+
+		segments[0] = state->place.segment;
+		segments[1] = ring_segment_at(state->ring,
+									  settle_expiry(settle, clock_now(),
+													retention));
+		store_open_segments(&settle->store, segments, lengthof(segments));
+		identity_lock(settle->claim->identity);
+		settle->now = clock_now();
+		if (ring_segment_at(state->ring,
+							settle_expiry(settle, settle->now,
+										  retention)) == segments[1])
+			break;
+		identity_unlock(identity_id(settle->claim->identity));
+		store_close(&settle->store);
+	}
+	store_fetch(&settle->store, &state->place, &settle->row);
+}
+
+/*
+ * Begin to settle: check that this transaction holds the claim.  Takes the
+ * policy lock.  Raises ID403, ID404, ID412.
+ */
+static void
+settle_begin(Settle *settle, Identity *identity)
+{
+	settle->identity = identity;
+	policy_lock();
+	policy_get(identity->scope, identity->scope_len, &settle->policy);
+	policy_check_role(&settle->policy, identity->scope, identity->scope_len);
+	settle->claim = txn_find(identity);
+	if (settle->claim == NULL || !settle->claim->state.held)
+		settle_refuse_stranger(identity, &settle->policy, false);
+}
+
+/*
+ * How long the settled key is remembered: what the settle asks for, or (0) as
+ * the claim did.  Raises ID400.
+ */
+static int64
+settle_retention(const Settle *settle, int64 asked)
+{
+	if (asked > settle->policy.retention)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("retention is longer than the policy of scope \"%.*s\" allows",
+						settle->identity->scope_len, settle->identity->scope),
+				 errhint("Ask for less, or raise the scope's retention with configure().")));
+	if (asked != 0)
+		return asked;
+	return Min(settle->claim->state.retention, settle->policy.retention);
+}
+
+/*
+ * Write the settled row and note it; then let go of everything.
+ */
+static void
+settle_write(Settle *settle, int64 retention)
+{
+	TxnClaimState state = settle->claim->state;
+
+	settle->row.finished_at = settle->now;
+	settle->row.expires_at = settle_expiry(settle, settle->now, retention);
+	FAULT_POINT("finish.before_update");
+	state.place = store_replace(&settle->store, settle->claim->identity,
+								&settle->row,
+								ring_segment_at(state.ring,
+												settle->row.expires_at),
+								&state.place);
+	state.settled = true;
+	txn_change(settle->claim, &state);
+	FAULT_POINT("finish.after_update");
+}
+
+/* Let go of the key's lock, the tables and the policy. */
+static void
+settle_end(Settle *settle)
+{
+	identity_unlock(identity_id(settle->claim->identity));
+	store_close(&settle->store);
+	policy_unlock();
+}
+
+/* Are the two nullable texts the same, byte for byte? */
+static bool
+settle_same_text(struct varlena *stored, text *given)
+{
+	text	   *plain = store_detoast(stored);
+
+	if (plain == NULL || given == NULL)
+		return plain == NULL && given == NULL;
+	return VARSIZE_ANY_EXHDR(plain) == VARSIZE_ANY_EXHDR(given) &&
+		memcmp(VARDATA_ANY(plain), VARDATA_ANY(given),
+			   VARSIZE_ANY_EXHDR(given)) == 0;
+}
+
+/*
+ * The claim has been settled before, in this transaction: the same again is
+ * answered, anything else is refused.  Raises ID412.
+ */
+static void
+settle_again(const Settle *settle, bool same)
+{
+	if (!same)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_FENCE_LOST),
+				 errmsg("the claim has been settled differently before, in scope \"%.*s\"",
+						settle->identity->scope_len,
+						settle->identity->scope)));
+}
+
+/*
+ * Settle with a response: asked is a retention in microseconds, or 0 for the
+ * claim's; the tag may be NULL.  Returns until when the key is remembered,
+ * and, unless it is NULL, fills in when it was settled.  Raises ID400, ID403,
+ * ID404, ID412, ID413.
+ */
+TimestampTz
+settle_finish(Identity *identity, text *response, int64 asked, text *tag,
+			  TimestampTz *finished_at)
+{
+	Settle		settle;
+	int64		retention;
+
+	settle_begin(&settle, identity);
+	settle_check_size("response", (struct varlena *) response,
+					  settle.policy.max_response_bytes);
+	retention = settle_retention(&settle, asked);
+	settle_open(&settle, retention);
+	if (settle.claim->state.settled)
+		settle_again(&settle, settle.row.state == KEY_SUCCEEDED &&
+					 settle_same_text(settle.row.response, response));
+	else
+	{
+		settle.row.response = (struct varlena *) response;
+		settle.row.tag = (struct varlena *) tag;
+		settle.row.error = NULL;
+		settle_write(&settle, retention);
+	}
+	settle_end(&settle);
+	if (finished_at)
+		*finished_at = settle.row.finished_at;
+	return settle.row.expires_at;
+}
+
+/*
+ * When may an operation that failed for the nth time be tried again, in
+ * microseconds from now?  Exponential backoff with full jitter: anything up
+ * to min(cap, base * 2^(n-1)), so that those who failed together don't return
+ * together.  (M. Brooker, "Exponential Backoff and Jitter", AWS, 2015.)
+ */
+static int64
+settle_backoff(const Policy *policy, int32 attempt)
+{
+	int64		ceiling = policy->backoff_base;
+
+	for (int i = 1; i < attempt && ceiling < policy->backoff_cap; i++)
+		ceiling *= 2;
+	ceiling = Min(ceiling, policy->backoff_cap);
+	return (int64) (pg_prng_double(&pg_global_prng_state) * ceiling);
+}
+
+/* what fail() asks for */
+typedef struct Failure
+{
+	text	   *error;
+	bool		retryable;
+	int64		retry_after_ms; /* negative: as the policy's backoff says */
+	int64		retention;		/* 0: as the claim's */
+} Failure;
+
+/* what fail() answers */
+typedef struct FailureAnswer
+{
+	const char *outcome;
+	int32		attempt;
+	int64		retry_after_ms; /* negative: none */
+} FailureAnswer;
+
+/* Give the key up as if it had never been claimed. */
+static void
+settle_release_row(Settle *settle)
+{
+	TxnClaimState state = settle->claim->state;
+
+	if (state.had_row)
+	{
+		KeyRow		before;
+
+		store_fetch(&settle->store, &state.before, &before);
+		(void) store_replace(&settle->store, settle->claim->identity, &before,
+							 state.before.segment, &state.place);
+	}
+	else
+		store_delete(&settle->store, &state.place);
+	state.held = false;
+	txn_change(settle->claim, &state);
+}
+
+/* Turn the row into that of a failure. */
+static void
+settle_failed_row(Settle *settle, const Failure *failure, int64 retention,
+				  FailureAnswer *answer)
+{
+	KeyRow	   *row = &settle->row;
+
+	row->response = NULL;
+	row->error = (struct varlena *) failure->error;
+	if (!failure->retryable)
+	{
+		row->state = KEY_FAILED;
+		answer->outcome = "failed";
+	}
+	else if (row->attempt >= settle->policy.max_attempts)
+	{
+		row->state = KEY_EXHAUSTED;
+		answer->outcome = "exhausted";
+	}
+	else
+	{
+		int64		delay = failure->retry_after_ms >= 0 ?
+			failure->retry_after_ms * USECS_PER_MSEC :
+			settle_backoff(&settle->policy, row->attempt);
+
+		/* what is forgotten sooner may be tried again sooner */
+		delay = Min(delay, retention);
+		row->state = KEY_RETRY;
+		row->retry_at = settle->now + delay;
+		answer->outcome = "retry_later";
+		answer->retry_after_ms = (delay + USECS_PER_MSEC - 1) / USECS_PER_MSEC;
+	}
+}
+
+/* The same fail() again, in the same transaction. */
+static void
+settle_fail_again(Settle *settle, const Failure *failure,
+				  FailureAnswer *answer)
+{
+	KeyRow	   *row = &settle->row;
+
+	settle_again(settle, row->state != KEY_SUCCEEDED &&
+				 (row->state != KEY_FAILED) == failure->retryable &&
+				 settle_same_text(row->error, failure->error));
+	answer->outcome = row->state == KEY_FAILED ? "failed" :
+		row->state == KEY_EXHAUSTED ? "exhausted" : "retry_later";
+	if (row->state == KEY_RETRY)
+		answer->retry_after_ms =
+			Max(0, (row->retry_at - settle->now) / USECS_PER_MSEC);
+}
+
+/* Settle with an error. */
+static void
+settle_fail(Identity *identity, const Failure *failure, FailureAnswer *answer)
+{
+	Settle		settle;
+	int64		retention;
+
+	settle_begin(&settle, identity);
+	retention = settle_retention(&settle, failure->retention);
+	settle_open(&settle, retention);
+	answer->attempt = settle.row.attempt;
+	answer->retry_after_ms = -1;
+	if (settle.claim->state.settled)
+		settle_fail_again(&settle, failure, answer);
+	else if (!failure->retryable && !settle.policy.store_failures)
+	{
+		answer->outcome = "released";
+		settle_release_row(&settle);
+	}
+	else
+	{
+		settle_failed_row(&settle, failure, retention, answer);
+		settle_write(&settle, retention);
+	}
+	settle_end(&settle);
+}
+
+/*
+ * Give a claim of this transaction up.  Returns false if there is none.
+ * Raises ID412 if it is settled or another's.
+ */
+static bool
+settle_release(Identity *identity)
+{
+	Settle		settle;
+
+	settle.identity = identity;
+	policy_lock();
+	policy_get(identity->scope, identity->scope_len, &settle.policy);
+	policy_check_role(&settle.policy, identity->scope, identity->scope_len);
+	settle.claim = txn_find(identity);
+	if (settle.claim == NULL || !settle.claim->state.held)
+	{
+		settle_refuse_stranger(identity, &settle.policy, true);
+		policy_unlock();
+		return false;
+	}
+	if (settle.claim->state.settled)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_FENCE_LOST),
+				 errmsg("a settled claim cannot be released, in scope \"%.*s\"",
+						identity->scope_len, identity->scope),
+				 errhint("An operator can forget() it.")));
+
+	if (settle.claim->state.had_row)
+	{
+		Segment		segments[2];
+
+		segments[0] = settle.claim->state.place.segment;
+		segments[1] = settle.claim->state.before.segment;
+		store_open_segments(&settle.store, segments, lengthof(segments));
+	}
+	else
+		store_open_segments(&settle.store,
+							&settle.claim->state.place.segment, 1);
+	identity_lock(settle.claim->identity);
+	settle_release_row(&settle);
+	settle_end(&settle);
+	return true;
+}
+
+/*
+ * Delete what is remembered of a key.  Returns false if nothing is.  Raises
+ * ID409 if somebody is executing it.
+ */
+static bool
+settle_forget(Identity *identity)
+{
+	Policy		policy;
+	Store		store;
+	Probe		probe;
+	TimestampTz now;
+	TxnClaim   *note;
+
+	policy_lock();
+	policy_get(identity->scope, identity->scope_len, &policy);
+	policy_check_role(&policy, identity->scope, identity->scope_len);
+	note = txn_find(identity);
+	settle_probe(identity, &policy, &store, &probe, &now);
+	if (probe.result == PROBE_BUSY ||
+		(note && note->state.held && !note->state.settled))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_IN_PROGRESS),
+				 errmsg("a running claim cannot be forgotten, in scope \"%.*s\"",
+						identity->scope_len, identity->scope),
+				 errhint("Wait until it is settled, or end the transaction that holds it.")));
+	if (probe.result == PROBE_ROW)
+		store_delete(&store, &probe.place);
+	if (note && note->state.held)
+	{
+		TxnClaimState state = note->state;
+
+		state.held = false;
+		txn_change(note, &state);
+	}
+	settle_probe_end(identity, &store);
+	policy_unlock();
+	return probe.result == PROBE_ROW;
+}
+
+/* An argument of type text, or NULL. */
+#define SETTLE_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
+
+/*
+ * finish(scope text, key text, response text, fence bigint,
+ *		  retention interval, tag text, principal text) returns timestamptz
+ */
+Datum
+idempotency_finish(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	text	   *tag = SETTLE_ARG_TEXT(5);
+	int64		retention = PG_ARGISNULL(4) ? 0 :
+		policy_retention_argument(PG_GETARG_INTERVAL_P(4));
+
+	catalog_check_writable("finish()");
+	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(6),
+				  SETTLE_ARG_TEXT(1));
+	settle_refuse_fence(!PG_ARGISNULL(3));
+	settle_check_size("tag", (struct varlena *) tag, TAG_MAX_BYTES);
+	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, SETTLE_ARG_TEXT(2),
+										retention, tag, NULL));
+}
+
+/* The arguments of fail() behind scope and key.  Raises ID400, ID413. */
+static void
+settle_failure_arguments(FunctionCallInfo fcinfo, Failure *failure)
+{
+	failure->error = SETTLE_ARG_TEXT(2);
+	failure->retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	failure->retry_after_ms = PG_ARGISNULL(5) ? -1 : PG_GETARG_INT64(5);
+	failure->retention = PG_ARGISNULL(6) ? 0 :
+		policy_retention_argument(PG_GETARG_INTERVAL_P(6));
+	settle_check_size("error", (struct varlena *) failure->error,
+					  ERROR_MAX_BYTES);
+	if (!PG_ARGISNULL(5) &&
+		(failure->retry_after_ms < 0 ||
+		 failure->retry_after_ms > BACKOFF_MAX / USECS_PER_MSEC))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("retry_after_ms must be between 0 and 60 days")));
+}
+
+/*
+ * fail(scope text, key text, error text, retryable boolean, fence bigint,
+ *		retry_after_ms bigint, retention interval, principal text)
+ *		returns record
+ */
+Datum
+idempotency_fail(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	Failure		failure;
+	FailureAnswer answer;
+	Datum		values[3];
+	bool		isnull[3] = {false, false, false};
+	TupleDesc	desc;
+
+	catalog_check_writable("fail()");
+	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(7),
+				  SETTLE_ARG_TEXT(1));
+	settle_refuse_fence(!PG_ARGISNULL(4));
+	settle_failure_arguments(fcinfo, &failure);
+	settle_fail(&identity, &failure, &answer);
+
+	values[0] = CStringGetTextDatum(answer.outcome);
+	values[1] = Int32GetDatum(answer.attempt);
+	values[2] = Int64GetDatum(answer.retry_after_ms);
+	isnull[2] = answer.retry_after_ms < 0;
+	desc = catalog_result_desc(fcinfo);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, isnull)));
+}
+
+/*
+ * release(scope text, key text, fence bigint, principal text)
+ *		returns boolean
+ */
+Datum
+idempotency_release(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+
+	catalog_check_writable("release()");
+	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(3),
+				  SETTLE_ARG_TEXT(1));
+	settle_refuse_fence(!PG_ARGISNULL(2));
+	PG_RETURN_BOOL(settle_release(&identity));
+}
+
+/*
+ * forget(scope text, key text, reason text, fence bigint, principal text)
+ *		returns boolean
+ */
+Datum
+idempotency_forget(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	text	   *reason = SETTLE_ARG_TEXT(2);
+	bool		forgotten;
+
+	catalog_check_writable("forget()");
+	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(4),
+				  SETTLE_ARG_TEXT(1));
+	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("forget() needs a reason"),
+				 errhint("Say why: a forgotten operation can take effect once more.")));
+	settle_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
+	if (!PG_ARGISNULL(3))
+		PG_RETURN_BOOL(false);	/* no transactional claim carries a fence */
+	forgotten = settle_forget(&identity);
+	if (forgotten)
+		ereport(LOG,
+				(errmsg("idempotency key forgotten by role \"%s\", in scope \"%.*s\"",
+						GetUserNameFromId(GetUserId(), false),
+						identity.scope_len, identity.scope),
+				 errdetail("Reason: %s", text_to_cstring(reason))));
+	PG_RETURN_BOOL(forgotten);
+}

@@ -1,0 +1,486 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *		Finding and writing key rows in the rings.
+ *
+ * Rows are read and written through the heap and index access methods, as the
+ * catalogs are, so that nobody's trigger, rule, default or search_path takes
+ * part, and so that a probe can see what another transaction is writing.
+ *
+ * Locking rules:
+ *	- The caller holds the policy lock while a store is open.
+ *	- store_open() locks tables; it is called before any key's lock is taken.
+ *	- Every write, and every probe that a write depends on, happens under the
+ *	  key's lock (identity.c).  That makes a probe exact: without it, a scan
+ *	  that has read the index page could miss a row moved meanwhile.  It also
+ *	  means that "somebody is changing this row" is the same as "its xmin or
+ *	  xmax is in progress".
+ *	- A table that was written stays locked until the transaction ends, so
+ *	  that it isn't rotated away under it; the others are released at once.
+ *
+ * Invariant: among the live segments (ring.c), an identity has at most one row
+ * that isn't expired.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "errors.h"
+#include "fault.h"
+#include "store.h"
+
+/* Lock and open one segment's table, checked. */
+static StoreSegment *
+store_open_segment(Store *store, Segment segment)
+{
+	StoreSegment *seg = &store->segments[store->nsegments];
+
+	memset(seg, 0, sizeof(*seg));
+	seg->segment = segment;
+	seg->heap = table_open(catalog_segment_table(segment), store->lockmode);
+	if (unlikely(!catalog_segment_is_checked(segment)))
+	{
+		catalog_require_plain(seg->heap, catalog_segment_index(segment));
+		catalog_segment_checked(segment);
+	}
+	store->nsegments++;
+	return seg;
+}
+
+/* Release a segment; its table stays locked if it was written. */
+static void
+store_close_segment(Store *store, StoreSegment *seg)
+{
+	if (seg->scan)
+		index_endscan(seg->scan);
+	if (seg->slot)
+		ExecDropSingleTupleTableSlot(seg->slot);
+	if (seg->index)
+		index_close(seg->index, store->lockmode);
+	table_close(seg->heap, seg->written ? NoLock : store->lockmode);
+}
+
+/*
+ * The segments in which a live row of this policy can be at this moment,
+ * those of its ring first.  Returns how many.
+ */
+static int
+store_live_segments(const Policy *policy, TimestampTz now, Segment *segments)
+{
+	Ring		own = ring_for(policy->retention);
+	int			n = 0;
+
+	for (int i = 0; i < RING_COUNT; i++)
+	{
+		Ring		ring = (Ring) ((own + i) % RING_COUNT);
+
+		if (policy->kept_until[ring] > now)
+			n += ring_live_segments(ring, now, RETENTION_FOREVER,
+									segments + n);
+		else if (ring == own)
+			n += ring_live_segments(ring, now, policy->retention,
+									segments + n);
+	}
+	return n;
+}
+
+/*
+ * Lock and open the segments in which a live row of this policy can be, and
+ * verify, with a clock read after the locks are held, that they are those.
+ *
+ * The snapshot is NULL for a store that decides or writes (it then reads what
+ * other transactions are writing, too), or the MVCC snapshot of a mere reader.
+ */
+void
+store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
+		   Snapshot snapshot)
+{
+	store->lockmode = lockmode;
+	InitDirtySnapshot(store->dirty);
+	store->snapshot = snapshot ? snapshot : &store->dirty;
+
+	for (;;)
+	{
+		Segment		live[SEGMENT_COUNT];
+		int			n = store_live_segments(policy, clock_now(), live);
+
+		store->nsegments = 0;
+		for (int i = 0; i < n; i++)
+			(void) store_open_segment(store, live[i]);
+		if (likely(store_covers(store, policy, clock_now())))
+			return;
+		store_close(store);
+	}
+}
+
+/*
+ * Lock and open the given segments, to write rows whose place is known.  A
+ * segment that is named twice is opened once.
+ */
+void
+store_open_segments(Store *store, const Segment *segments, int n)
+{
+	store->lockmode = RowExclusiveLock;
+	InitDirtySnapshot(store->dirty);
+	store->snapshot = &store->dirty;
+	store->nsegments = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (i == 0 || segments[i] != segments[0])
+			(void) store_open_segment(store, segments[i]);
+	}
+}
+
+/*
+ * Are the opened segments still all that count at this moment?  To be asked
+ * with the clock that a decision is made by.
+ */
+bool
+store_covers(const Store *store, const Policy *policy, TimestampTz now)
+{
+	Segment		live[SEGMENT_COUNT];
+	int			n = store_live_segments(policy, now, live);
+
+	for (int i = 0; i < n; i++)
+	{
+		int			j = 0;
+
+		while (j < store->nsegments && store->segments[j].segment != live[i])
+			j++;
+		if (j == store->nsegments)
+			return false;
+	}
+	return true;
+}
+
+/* The opened segment; it is an internal error if it isn't opened. */
+static StoreSegment *
+store_segment(Store *store, Segment segment)
+{
+	for (int i = 0; i < store->nsegments; i++)
+	{
+		if (store->segments[i].segment == segment)
+			return &store->segments[i];
+	}
+	elog(ERROR, "segment %s is not open", segment_name(segment));
+}
+
+/* Open the segment's index if it isn't. */
+static Relation
+store_index(Store *store, StoreSegment *seg)
+{
+	if (seg->index == NULL)
+		seg->index = index_open(catalog_segment_index(seg->segment),
+								store->lockmode);
+	return seg->index;
+}
+
+/* Position the segment's scan on an id, starting it if need be. */
+static void
+store_rescan(Store *store, StoreSegment *seg, const pg_uuid_t *id)
+{
+	ScanKeyData key;
+
+	if (seg->scan == NULL)
+	{
+		seg->scan = compat_index_beginscan(seg->heap, store_index(store, seg),
+										   store->snapshot);
+		seg->slot = table_slot_create(seg->heap, NULL);
+	}
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(id));
+	index_rescan(seg->scan, &key, 1, NULL, 0);
+}
+
+/*
+ * At REPEATABLE READ and above, a row that was committed after the snapshot
+ * can't be answered with, as the rest of the transaction can't see its
+ * effect.  Raises 40001, as INSERT ... ON CONFLICT does.
+ */
+static void
+store_check_serialization(StoreSegment *seg)
+{
+	if (!IsolationUsesXactSnapshot())
+		return;
+	if (!table_tuple_satisfies_snapshot(seg->heap, seg->slot,
+										GetTransactionSnapshot()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("The idempotency key was settled after this transaction's snapshot was taken."),
+				 errhint("Retry the transaction.")));
+}
+
+/*
+ * Take the row that the scan stands on as the probe's, unless the probe has
+ * found a later one.  The tuple is copied.
+ */
+static void
+store_take(Store *store, StoreSegment *seg, Identity *identity, Probe *probe)
+{
+	HeapTuple	tuple = ExecCopySlotHeapTuple(seg->slot);
+	Identity	found;
+	KeyRow		row;
+
+	keyrow_deform(RelationGetDescr(seg->heap), tuple, &row, &found);
+	if (!identity_equal(&found, identity))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("two idempotency keys have the same id"),
+				 errdetail("The row of another scope, principal or key was found in table \"%s\".",
+						   segment_name(seg->segment)),
+				 errhint("Use another key for this operation, and report this.")));
+	if (probe->result == PROBE_ROW && probe->row.expires_at >= row.expires_at)
+		return;
+
+	probe->result = PROBE_ROW;
+	probe->place.segment = seg->segment;
+	probe->place.tid = tuple->t_self;
+	probe->row = row;
+	probe->found = found;
+	probe->own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
+/* Look for the identity in one segment; see store_probe(). */
+static void
+store_probe_segment(Store *store, StoreSegment *seg, Identity *identity,
+					Probe *probe)
+{
+	/* whoever wrote the key before did so before we got its lock */
+	if (seg->scan == NULL && RelationGetNumberOfBlocks(seg->heap) == 0)
+		return;
+
+	store_rescan(store, seg, identity_id(identity));
+	while (probe->result != PROBE_BUSY &&
+		   index_getnext_slot(seg->scan, ForwardScanDirection, seg->slot))
+	{
+		if (store->snapshot != &store->dirty)
+			store_take(store, seg, identity, probe);
+		else if (TransactionIdIsValid(store->dirty.xmin) ||
+				 TransactionIdIsValid(store->dirty.xmax))
+		{
+			probe->result = PROBE_BUSY;
+			probe->busy_xid = TransactionIdIsValid(store->dirty.xmin) ?
+				store->dirty.xmin : store->dirty.xmax;
+		}
+		else
+		{
+			store_take(store, seg, identity, probe);
+			if (!probe->own)
+				store_check_serialization(seg);
+		}
+	}
+	ExecClearTuple(seg->slot);
+}
+
+/*
+ * Read the key once more as a serializable reader does, so that the read is
+ * part of what PostgreSQL watches for read/write conflicts.  A dirty snapshot
+ * is invisible to that.
+ */
+static void
+store_register_read(Store *store, Identity *identity)
+{
+	Snapshot	snapshot = GetTransactionSnapshot();
+	ScanKeyData key;
+
+	for (int i = 0; i < store->nsegments; i++)
+	{
+		StoreSegment *seg = &store->segments[i];
+		IndexScanDesc scan = compat_index_beginscan(seg->heap,
+													store_index(store, seg),
+													snapshot);
+		TupleTableSlot *slot = table_slot_create(seg->heap, NULL);
+
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ,
+					UUIDPGetDatum(identity_id(identity)));
+		index_rescan(scan, &key, 1, NULL, 0);
+		while (index_getnext_slot(scan, ForwardScanDirection, slot))
+			;
+		index_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+}
+
+/*
+ * Look for an identity in the opened segments.  For an answer that a write
+ * depends on, the caller holds the key's lock.  What is found may be expired;
+ * of several rows it is the one that expires last.  Raises 40001 (see above),
+ * and XX000 if another identity has the same id.
+ */
+void
+store_probe(Store *store, Identity *identity, Probe *probe)
+{
+	probe->result = PROBE_NONE;
+	probe->own = false;
+	for (int i = 0; i < store->nsegments && probe->result != PROBE_BUSY; i++)
+		store_probe_segment(store, &store->segments[i], identity, probe);
+	if (IsolationIsSerializable() && store->snapshot == &store->dirty)
+		store_register_read(store, identity);
+}
+
+/*
+ * Read the row at a place that this transaction remembers.  The row's texts
+ * point into a palloc'd copy.
+ */
+void
+store_fetch(Store *store, const KeyPlace *place, KeyRow *row)
+{
+	StoreSegment *seg = store_segment(store, place->segment);
+	Identity	identity;
+	HeapTupleData tuple;
+	Buffer		buffer;
+
+	tuple.t_self = place->tid;
+	if (!heap_fetch(seg->heap, SnapshotAny, &tuple, &buffer, false))
+		elog(ERROR, "could not find the claimed row in table \"%s\"",
+			 segment_name(place->segment));
+	keyrow_deform(RelationGetDescr(seg->heap), heap_copytuple(&tuple), row,
+				  &identity);
+	ReleaseBuffer(buffer);
+}
+
+/* Give a tuple just written its index entry. */
+static void
+store_index_insert(Store *store, StoreSegment *seg, Identity *identity,
+				   ItemPointer tid)
+{
+	Relation	index = store_index(store, seg);
+	IndexInfo  *info = BuildIndexInfo(index);
+	Datum		value = UUIDPGetDatum(identity_id(identity));
+	bool		isnull = false;
+
+	index_insert(index, &value, &isnull, tid, seg->heap,
+				 UNIQUE_CHECK_YES, false, info);
+	pfree(info);
+}
+
+/*
+ * Insert a row into an opened segment.  The caller holds the key's lock and
+ * has found no row there.  Returns where it is.
+ */
+KeyPlace
+store_insert(Store *store, Identity *identity, const KeyRow *row,
+			 Segment segment)
+{
+	StoreSegment *seg = store_segment(store, segment);
+	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
+									row);
+	KeyPlace	place;
+
+	seg->written = true;
+	heap_insert(seg->heap, tuple, GetCurrentCommandId(true), 0, NULL);
+	store_index_insert(store, seg, identity, &tuple->t_self);
+	place.segment = segment;
+	place.tid = tuple->t_self;
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+	return place;
+}
+
+/*
+ * Insert n rows into one opened segment at once.  The caller holds all the
+ * keys' locks and has found no row.  Fills in where they are.
+ */
+void
+store_insert_many(Store *store, Identity **identities, const KeyRow **rows,
+				  int n, Segment segment, KeyPlace *places)
+{
+	StoreSegment *seg = store_segment(store, segment);
+	TupleDesc	desc = RelationGetDescr(seg->heap);
+	TupleTableSlot **slots = palloc(n * sizeof(TupleTableSlot *));
+
+	for (int i = 0; i < n; i++)
+	{
+		slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(keyrow_form(desc, identities[i], rows[i]),
+						   slots[i], true);
+	}
+	seg->written = true;
+	heap_multi_insert(seg->heap, slots, n, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		store_index_insert(store, seg, identities[i], &slots[i]->tts_tid);
+		places[i].segment = segment;
+		places[i].tid = slots[i]->tts_tid;
+		ExecDropSingleTupleTableSlot(slots[i]);
+	}
+	pfree(slots);
+	CommandCounterIncrement();
+}
+
+/*
+ * Replace a row, moving it if it belongs into another segment now.  The
+ * caller holds the key's lock.  Returns where it is.
+ */
+KeyPlace
+store_replace(Store *store, Identity *identity, const KeyRow *row,
+			  Segment segment, const KeyPlace *old)
+{
+	StoreSegment *seg = store_segment(store, segment);
+	ItemPointerData old_tid = old->tid;
+	HeapTuple	tuple;
+	KeyPlace	place;
+
+	if (old->segment != segment)
+	{
+		place = store_insert(store, identity, row, segment);
+		store_delete(store, old);
+		return place;
+	}
+
+	seg->written = true;
+	tuple = keyrow_form(RelationGetDescr(seg->heap), identity, row);
+	if (compat_heap_update(seg->heap, &old_tid, tuple))
+		store_index_insert(store, seg, identity, &tuple->t_self);
+	place.segment = segment;
+	place.tid = tuple->t_self;
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+	return place;
+}
+
+/* Delete a row.  The caller holds the key's lock. */
+void
+store_delete(Store *store, const KeyPlace *place)
+{
+	StoreSegment *seg = store_segment(store, place->segment);
+	ItemPointerData tid = place->tid;
+
+	seg->written = true;
+	simple_heap_delete(seg->heap, &tid);
+	CommandCounterIncrement();
+}
+
+/* Close all segments. */
+void
+store_close(Store *store)
+{
+	for (int i = 0; i < store->nsegments; i++)
+		store_close_segment(store, &store->segments[i]);
+	store->nsegments = 0;
+}
+
+/*
+ * A stored text as a plain one, or NULL.  Must be called while the row's
+ * table is locked: afterwards it may be rotated away.
+ */
+text *
+store_detoast(struct varlena *value)
+{
+	return value ? (text *) pg_detoast_datum(value) : NULL;
+}

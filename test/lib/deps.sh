@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+#
+# deps.sh build|test|make
+#		Installs what is missing, on Debian and its children, and nothing else.
+#
+# "build" is what it takes to build the extension and run a server, "test" adds
+# what the tests use, "make" is only that.  Does nothing, and takes no time,
+# where everything is there.
+
+set -eu
+mode=${1:-build}
+# shellcheck source=test/lib/server.sh
+. "$(dirname "$0")/server.sh"
+
+step()
+{
+	printf 'deps: %s\n' "$*"
+}
+
+# Is this Perl module there?
+has_perl()
+{
+	command -v perl >/dev/null && perl -M"$1" -e 1 2>/dev/null
+}
+
+# Prints the packages of a server and its headers: of the major whose server is
+# installed already, if apt has its headers, otherwise of the one that the
+# metapackage names.
+postgres_packages()
+{
+	local major postgres
+
+	for postgres in $(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -t/ -k5,5nr); do
+		major=$(echo "$postgres" | cut -d/ -f5)
+		if [ -x "$postgres" ] && [ "$major" -ge 15 ] &&
+			apt-cache show "postgresql-server-dev-$major" >/dev/null 2>&1; then
+			echo "postgresql-$major postgresql-server-dev-$major"
+			return
+		fi
+	done
+	major=$(apt-cache depends postgresql 2>/dev/null |
+		sed -n 's/.*Depends: postgresql-\([0-9][0-9]*\)$/\1/p' | head -n 1)
+	if [ -n "$major" ]; then
+		echo "postgresql-$major postgresql-server-dev-$major"
+	else
+		echo "postgresql postgresql-server-dev-all"
+	fi
+}
+
+# Prints what is missing, one word each; "postgresql" stands for what
+# postgres_packages() says once apt knows its packages.
+missing()
+{
+	command -v make >/dev/null || echo make
+	[ "$mode" != make ] || return 0
+	command -v gcc >/dev/null || command -v cc >/dev/null || echo gcc libc6-dev
+	command -v perl >/dev/null || echo perl
+	find_pg || echo postgresql
+	[ "$mode" != build ] || return 0
+	{ command -v prove >/dev/null && has_perl Test::More; } || echo perl
+	has_perl IPC::Run || echo libipc-run-perl
+	command -v npm >/dev/null || echo nodejs npm
+}
+
+case $mode in
+	build|test|make) ;;
+	*) die "unknown mode \"$mode\": build, test or make" ;;
+esac
+# A PG_CONFIG that was asked for is the caller's to complete, not ours.
+if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != pg_config ] && ! find_pg; then
+	die "PG_CONFIG=$PG_CONFIG is not a PostgreSQL installation with a server and its headers"
+fi
+
+wanted=$(missing | tr '\n' ' ')
+[ -n "$wanted" ] || exit 0
+
+step "missing: $wanted"
+command -v apt-get >/dev/null ||
+	die "could not install them: there is no apt-get here; install them by hand and run this again"
+sudo=''
+if [ "$(id -u)" != 0 ]; then
+	command -v sudo >/dev/null ||
+		die "could not install them: run this as root, or install sudo"
+	sudo=sudo
+fi
+
+step "updating the list of packages"
+$sudo apt-get update -qq || step "could not update every list; going on with what is known"
+
+case " $wanted " in
+	*" postgresql "*)
+		packages=$(postgres_packages)
+		wanted=${wanted/postgresql/$packages}
+		# The server package would make and start a cluster of its own, which
+		# nobody asked for.  Told not to, for as long as this runs.
+		dropin=/etc/postgresql-common/createcluster.d/idempotency-deps.conf
+		$sudo mkdir -p "${dropin%/*}"
+		echo 'create_main_cluster = false' | $sudo tee "$dropin" >/dev/null
+		trap '$sudo rm -f "$dropin"' EXIT
+		;;
+esac
+
+step "installing: $wanted"
+log=$(mktemp)
+# shellcheck disable=SC2086
+if ! $sudo env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 \
+	apt-get install -y -qq --no-install-recommends \
+	-o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold \
+	$wanted >"$log" 2>&1 </dev/null; then
+	tail -n 20 "$log" >&2
+	rm -f "$log"
+	die "could not install: $wanted"
+fi
+rm -f "$log"
+
+wanted=$(missing | tr '\n' ' ')
+[ -z "$wanted" ] || die "installed everything, and yet these are missing: $wanted"
+step "all there"
