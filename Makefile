@@ -17,7 +17,7 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = answer batch canonical catalog claim configure digest es6number \
+SUBJECTS = answer batch benchmark canonical catalog claim configure digest es6number \
 	fault guc identity jsontree keyrow lookup maintain module policy ring run settle \
 	store trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)

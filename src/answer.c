@@ -78,6 +78,25 @@ answer_from_row(Answer *answer, Outcome outcome, const KeyRow *row)
 	answer->expires_at = row->expires_at;
 }
 
+/*
+ * A duration in ms, rounded up, so that nobody comes back too early; 0 for
+ * what is over.
+ */
+int64
+answer_ms(int64 duration)
+{
+	return duration <= 0 ? 0 :
+		(duration + USECS_PER_MSEC - 1) / USECS_PER_MSEC;
+}
+
+/* Say when what failed may be tried again. */
+void
+answer_backoff(Answer *answer, const KeyRow *row, TimestampTz now)
+{
+	answer->retry_after_ms = answer_ms(row->retry_at - now);
+	answer->reason = "backoff";
+}
+
 /* Set one nullable timestamp column. */
 static void
 answer_set_time(Datum *values, bool *isnull, int column, TimestampTz at)
@@ -137,6 +156,24 @@ answer_errdetail(const Answer *answer)
 					 (long long) answer->retry_after_ms);
 }
 
+/* Raises ID409; it is this transaction itself, or another that is at it. */
+static void
+answer_raise_in_progress(const Answer *answer, const char *scope,
+						 int scope_len)
+{
+	bool		own = answer->reason != NULL;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_IN_PROGRESS),
+			 errmsg("the operation is in progress, in scope \"%.*s\"",
+					scope_len, scope),
+			 own ?
+			 errdetail("This transaction has claimed the key and has not settled it.") :
+			 answer_errdetail(answer),
+			 own ? errhint("Call finish(), fail() or release() first.") :
+			 errhint("Retry with the same key; the answer will be the stored one, or yours to execute.")));
+}
+
 /*
  * Raise the error that stands for an outcome; returns if the outcome is an
  * answer that a caller can go on with.
@@ -150,12 +187,7 @@ answer_raise(const Answer *answer, const char *scope, int scope_len)
 		case OUTCOME_REPLAY:
 			return;
 		case OUTCOME_IN_PROGRESS:
-			ereport(ERROR,
-					(errcode(ERRCODE_IDEM_IN_PROGRESS),
-					 errmsg("the operation is in progress, in scope \"%.*s\"",
-							scope_len, scope),
-					 answer_errdetail(answer),
-					 errhint("Retry with the same key; the answer will be the stored one, or yours to execute.")));
+			answer_raise_in_progress(answer, scope, scope_len);
 			break;
 		case OUTCOME_MISMATCH:
 			ereport(ERROR,
@@ -175,8 +207,10 @@ answer_raise(const Answer *answer, const char *scope, int scope_len)
 		case OUTCOME_EXHAUSTED:
 			ereport(ERROR,
 					(errcode(ERRCODE_IDEM_EXHAUSTED),
-					 errmsg("the operation failed %d times and is not tried again, in scope \"%.*s\"",
-							answer->attempt, scope_len, scope),
+					 errmsg_plural("the operation failed %d time and is not tried again, in scope \"%.*s\"",
+								   "the operation failed %d times and is not tried again, in scope \"%.*s\"",
+								   answer->attempt, answer->attempt,
+								   scope_len, scope),
 					 errhint("Do not retry; escalate.  peek() shows the last error to those who may see it.")));
 			break;
 		case OUTCOME_EXPIRED:
@@ -187,4 +221,22 @@ answer_raise(const Answer *answer, const char *scope, int scope_len)
 					 errhint("Do not retry.  Find out whether the operation took effect, and use a new key if it did not.")));
 			break;
 	}
+}
+
+/*
+ * The answer of a gate, which knows only yes (true) and no: raises the error
+ * that stands for anything else, and ID508 for what failed for good, which was
+ * never done.
+ */
+bool
+answer_gate(const Answer *answer, const char *scope, int scope_len)
+{
+	answer_raise(answer, scope, scope_len);
+	if (answer->outcome == OUTCOME_REPLAY && answer->failed)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_EXHAUSTED),
+				 errmsg("the operation failed for good, in scope \"%.*s\"",
+						scope_len, scope),
+				 errhint("Do not retry; escalate.  peek() shows the error to those who may see it.")));
+	return answer->outcome == OUTCOME_EXECUTE;
 }

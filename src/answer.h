@@ -42,9 +42,14 @@ typedef struct Answer
 extern void answer_init(Answer *answer, Outcome outcome);
 extern void answer_from_row(Answer *answer, Outcome outcome,
 							const KeyRow *row);
+extern void answer_backoff(Answer *answer, const KeyRow *row, TimestampTz now);
+extern int64 answer_ms(int64 duration);
 extern void answer_values(const Answer *answer, Datum *values, bool *isnull);
 extern Datum answer_datum(FunctionCallInfo fcinfo, const Answer *answer);
 extern void answer_raise(const Answer *answer, const char *scope,
 						 int scope_len);
+
+extern bool answer_gate(const Answer *answer, const char *scope,
+						int scope_len);
 
 #endif							/* IDEMPOTENCY_ANSWER_H */

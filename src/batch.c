@@ -189,7 +189,7 @@ batch_decide_chunk(Batch *batch)
 
 	batch_lock(batch, n);
 	now = clock_now();
-	while (!store_covers(&batch->store, &batch->policy, now))
+	while (!store_ready(&batch->store, &batch->policy, now))
 	{
 		batch_unlock(batch, start, n);
 		store_close(&batch->store);
@@ -202,7 +202,7 @@ batch_decide_chunk(Batch *batch)
 		BatchItem  *item = batch->sorted[batch->next];
 		Probe		probe;
 
-		store_probe(&batch->store, &item->claim.identity, &probe);
+		store_probe(&batch->store, &item->claim.identity, now, &probe);
 		if (probe.result == PROBE_BUSY)
 		{
 			busy = probe.busy_xid;
@@ -321,7 +321,7 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 		item->claim.has_wait = !PG_ARGISNULL(4);
 		if (item->claim.has_wait)
 			item->claim.wait =
-				policy_wait_argument(PG_GETARG_INTERVAL_P(4));
+				policy_wait_argument("wait", PG_GETARG_INTERVAL_P(4));
 		(void) identity_id(&item->claim.identity);
 		batch->sorted[i] = item;
 	}

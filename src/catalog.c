@@ -29,6 +29,7 @@
 #include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -58,6 +59,7 @@ static struct
 	Oid			table[SEGMENT_COUNT];
 	Oid			index[SEGMENT_COUNT];
 	bool		checked[SEGMENT_COUNT];
+	bool		filled[SEGMENT_COUNT];
 	uint64		policy_generation;
 }			catalog;
 
@@ -182,6 +184,7 @@ catalog_load(void)
 		catalog.table[i] = catalog_lookup(segment_name(i), schema);
 		catalog.index[i] = catalog_lookup(index_name, schema);
 		catalog.checked[i] = false;
+		catalog.filled[i] = false;
 	}
 	catalog.valid = true;
 }
@@ -222,6 +225,18 @@ void
 catalog_segment_checked(Segment segment)
 {
 	catalog.checked[segment] = true;
+}
+
+/*
+ * Has the segment held anything since its last change?  What was truncated
+ * has changed, so once yes, it stays yes, and spares asking for the size.
+ */
+bool
+catalog_segment_is_filled(Segment segment, Relation heap)
+{
+	if (!catalog.filled[segment] || !catalog.valid)
+		catalog.filled[segment] = RelationGetNumberOfBlocks(heap) > 0;
+	return catalog.filled[segment];
 }
 
 /* Rises whenever the policies may have changed. */

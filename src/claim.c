@@ -160,9 +160,7 @@ claim_decide_retry(const Probe *probe, TimestampTz now, Answer *answer)
 	if (probe->row.retry_at <= now)
 		return false;
 	answer_from_row(answer, OUTCOME_RETRY_LATER, &probe->row);
-	answer->retry_after_ms =
-		(probe->row.retry_at - now + USECS_PER_MSEC - 1) / USECS_PER_MSEC;
-	answer->reason = "backoff";
+	answer_backoff(answer, &probe->row, now);
 	return true;
 }
 
@@ -314,13 +312,13 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 		store_open(&store, policy, RowExclusiveLock, NULL);
 		identity_lock(&claim->identity);
 		now = clock_now();
-		if (likely(store_covers(&store, policy, now)))
+		if (likely(store_ready(&store, policy, now)))
 			break;
 		identity_unlock(identity_id(&claim->identity));
 		store_close(&store);
 	}
 
-	store_probe(&store, &claim->identity, &probe);
+	store_probe(&store, &claim->identity, now, &probe);
 	if (probe.result != PROBE_BUSY &&
 		!claim_decide(claim, policy, &probe, now, answer))
 		claim_take(claim, policy, &store, &probe, now, answer);
@@ -448,7 +446,8 @@ claim_arguments(FunctionCallInfo fcinfo, ClaimRequest *claim)
 					   !PG_ARGISNULL(9));
 	claim->has_wait = !PG_ARGISNULL(4);
 	if (claim->has_wait)
-		claim->wait = policy_wait_argument(PG_GETARG_INTERVAL_P(4));
+		claim->wait = policy_wait_argument("wait",
+										   PG_GETARG_INTERVAL_P(4));
 	claim->has_first_sent = !PG_ARGISNULL(7);
 	if (claim->has_first_sent)
 		claim->first_sent = PG_GETARG_TIMESTAMPTZ(7);
@@ -500,6 +499,6 @@ idempotency_once(PG_FUNCTION_ARGS)
 					   CLAIM_ARG_TEXT(2), CLAIM_ARG_TEXT(3));
 	claim.settles = true;
 	claim_execute(&claim, &answer);
-	answer_raise(&answer, claim.identity.scope, claim.identity.scope_len);
-	PG_RETURN_BOOL(answer.outcome == OUTCOME_EXECUTE);
+	PG_RETURN_BOOL(answer_gate(&answer, claim.identity.scope,
+							   claim.identity.scope_len));
 }

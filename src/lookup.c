@@ -78,8 +78,7 @@ lookup_answer(Lookup *lookup, Probe *probe, TimestampTz now)
 	if (outcome == OUTCOME_IN_PROGRESS)
 		lookup->answer.reason = "own_transaction";
 	if (outcome == OUTCOME_RETRY_LATER)
-		lookup->answer.retry_after_ms =
-			Max(0, (probe->row.retry_at - now) / USECS_PER_MSEC);
+		answer_backoff(&lookup->answer, &probe->row, now);
 	lookup->has_fingerprint = probe->row.has_fingerprint;
 	memcpy(lookup->fingerprint, probe->row.fingerprint, DIGEST_LENGTH);
 }
@@ -102,7 +101,7 @@ lookup_key(Identity *identity, Snapshot snapshot, Lookup *lookup)
 	policy_check_role(&policy, identity->scope, identity->scope_len);
 	store_open(&store, &policy, AccessShareLock, snapshot);
 	now = clock_now();
-	store_probe(&store, identity, &probe);
+	store_probe(&store, identity, now, &probe);
 	if (probe.result == PROBE_BUSY)
 	{
 		lookup->result = LOOKUP_UNSETTLED;
@@ -208,7 +207,7 @@ idempotency_await(PG_FUNCTION_ARGS)
 				 errmsg("timeout must not be null")));
 	identity_make(&identity, LOOKUP_ARG_TEXT(0), LOOKUP_ARG_TEXT(3),
 				  LOOKUP_ARG_TEXT(1));
-	lookup_await(&identity, policy_wait_argument(PG_GETARG_INTERVAL_P(2)),
+	lookup_await(&identity, policy_wait_argument("timeout", PG_GETARG_INTERVAL_P(2)),
 				 &lookup);
 	lookup_put(fcinfo, &lookup);
 	return (Datum) 0;

@@ -298,19 +298,20 @@ policy_interval(Interval *interval)
 }
 
 /*
- * A wait as an argument, in microseconds.  Raises ID400 if it is negative or
+ * A wait as the named argument, in microseconds.  Raises ID400 if it is negative or
  * over idempotency.max_wait.
  */
 int64
-policy_wait_argument(Interval *interval)
+policy_wait_argument(const char *name, Interval *interval)
 {
 	int64		wait = policy_interval(interval);
 
 	if (wait < 0 || wait > guc_max_wait * USECS_PER_MSEC)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("wait must be between 0 and idempotency.max_wait"),
-				 errhint("Leave it out to wait as the scope's policy says.")));
+				 errmsg("%s must be between 0 and idempotency.max_wait", name),
+				 errdetail("The setting is %d ms.", guc_max_wait),
+				 errhint("A number without a unit is read as seconds.")));
 	return wait;
 }
 

@@ -47,7 +47,7 @@ extern void policy_get(const char *scope, int scope_len, Policy *policy);
 extern void policy_check_role(const Policy *policy, const char *scope,
 							  int scope_len);
 extern int64 policy_interval(Interval *interval);
-extern int64 policy_wait_argument(Interval *interval);
+extern int64 policy_wait_argument(const char *name, Interval *interval);
 extern int64 policy_retention_argument(Interval *interval);
 
 #endif							/* IDEMPOTENCY_POLICY_H */

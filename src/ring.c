@@ -144,13 +144,15 @@ ring_segment_epoch(Segment segment, TimestampTz now)
 /*
  * The segments in which a live row of this ring can be, given that no row
  * lives longer than reach (microseconds from now; RETENTION_FOREVER for "not
- * known").  Fills in at most three and returns how many.
+ * known").  Fills in at most three and returns how many; first the one that
+ * the newest rows are in, which most duplicates ask for.
  */
 int
 ring_live_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments)
 {
 	int64		first = ring_epoch(ring, now);
 	int64		last = first + 2;
+	int64		newest = first;
 	int			n = 0;
 
 	if (ring == RING_PERMANENT)
@@ -159,9 +161,16 @@ ring_live_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments)
 		return 1;
 	}
 	if (reach <= 2 * rings[ring].width)
+	{
+		newest = ring_epoch(ring, now + reach);
 		last = Min(last, ring_epoch(ring, now + reach + RING_SLACK(ring)));
+	}
+	segments[n++] = ring_segment(ring, newest);
 	for (int64 epoch = first; epoch <= last; epoch++)
-		segments[n++] = ring_segment(ring, epoch);
+	{
+		if (epoch != newest)
+			segments[n++] = ring_segment(ring, epoch);
+	}
 	return n;
 }
 

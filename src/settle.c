@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "answer.h"
 #include "catalog.h"
 #include "compat.h"
 #include "errors.h"
@@ -84,12 +85,12 @@ settle_probe(Identity *identity, const Policy *policy, Store *store,
 		store_open(store, policy, RowExclusiveLock, NULL);
 		identity_lock(identity);
 		*now = clock_now();
-		if (likely(store_covers(store, policy, *now)))
+		if (likely(store_ready(store, policy, *now)))
 			break;
 		identity_unlock(identity_id(identity));
 		store_close(store);
 	}
-	store_probe(store, identity, probe);
+	store_probe(store, identity, *now, probe);
 	if (probe->result == PROBE_ROW && !probe->own &&
 		probe->row.expires_at <= *now)
 		probe->result = PROBE_NONE;
@@ -393,7 +394,7 @@ settle_failed_row(Settle *settle, const Failure *failure, int64 retention,
 		row->state = KEY_RETRY;
 		row->retry_at = settle->now + delay;
 		answer->outcome = "retry_later";
-		answer->retry_after_ms = (delay + USECS_PER_MSEC - 1) / USECS_PER_MSEC;
+		answer->retry_after_ms = answer_ms(delay);
 	}
 }
 
@@ -410,8 +411,7 @@ settle_fail_again(Settle *settle, const Failure *failure,
 	answer->outcome = row->state == KEY_FAILED ? "failed" :
 		row->state == KEY_EXHAUSTED ? "exhausted" : "retry_later";
 	if (row->state == KEY_RETRY)
-		answer->retry_after_ms =
-			Max(0, (row->retry_at - settle->now) / USECS_PER_MSEC);
+		answer->retry_after_ms = answer_ms(row->retry_at - settle->now);
 }
 
 /* Settle with an error. */

@@ -121,7 +121,7 @@ store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 		store->nsegments = 0;
 		for (int i = 0; i < n; i++)
 			(void) store_open_segment(store, live[i]);
-		if (likely(store_covers(store, policy, clock_now())))
+		if (likely(store_ready(store, policy, clock_now())))
 			return;
 		store_close(store);
 	}
@@ -145,26 +145,51 @@ store_open_segments(Store *store, const Segment *segments, int n)
 	}
 }
 
+/* Is the segment among those opened? */
+static bool
+store_has(const Store *store, Segment segment)
+{
+	for (int i = 0; i < store->nsegments; i++)
+	{
+		if (store->segments[i].segment == segment)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Are the opened segments still all that count at this moment?  To be asked
- * with the clock that a decision is made by.
+ * with the clock that a decision is made by, after the keys' locks are taken.
  */
 bool
-store_covers(const Store *store, const Policy *policy, TimestampTz now)
+store_ready(Store *store, const Policy *policy, TimestampTz now)
 {
 	Segment		live[SEGMENT_COUNT];
 	int			n = store_live_segments(policy, now, live);
 
 	for (int i = 0; i < n; i++)
 	{
-		int			j = 0;
-
-		while (j < store->nsegments && store->segments[j].segment != live[i])
-			j++;
-		if (j == store->nsegments)
+		if (!store_has(store, live[i]))
 			return false;
 	}
+	for (int i = 0; i < store->nsegments; i++)
+		store->segments[i].sized = false;
 	return true;
+}
+
+/*
+ * Was the segment empty when the caller had got the locks of the keys it asks
+ * for?  Then it holds none of them: whoever wrote one did so before that.
+ */
+static bool
+store_is_empty(StoreSegment *seg)
+{
+	if (!seg->sized)
+	{
+		seg->empty = !catalog_segment_is_filled(seg->segment, seg->heap);
+		seg->sized = true;
+	}
+	return seg->empty;
 }
 
 /* The opened segment; it is an internal error if it isn't opened. */
@@ -260,10 +285,6 @@ static void
 store_probe_segment(Store *store, StoreSegment *seg, Identity *identity,
 					Probe *probe)
 {
-	/* whoever wrote the key before did so before we got its lock */
-	if (seg->scan == NULL && RelationGetNumberOfBlocks(seg->heap) == 0)
-		return;
-
 	store_rescan(store, seg, identity_id(identity));
 	while (probe->result != PROBE_BUSY &&
 		   index_getnext_slot(seg->scan, ForwardScanDirection, seg->slot))
@@ -317,18 +338,26 @@ store_register_read(Store *store, Identity *identity)
 }
 
 /*
- * Look for an identity in the opened segments.  For an answer that a write
- * depends on, the caller holds the key's lock.  What is found may be expired;
- * of several rows it is the one that expires last.  Raises 40001 (see above),
- * and XX000 if another identity has the same id.
+ * Look for an identity in the opened segments, after store_ready().  For an
+ * answer that a write depends on, the caller holds the key's lock.  What is
+ * found may be expired; of several rows it is the one that expires last.
+ * Raises 40001 (see above), and XX000 if another identity has the same id.
  */
 void
-store_probe(Store *store, Identity *identity, Probe *probe)
+store_probe(Store *store, Identity *identity, TimestampTz now, Probe *probe)
 {
 	probe->result = PROBE_NONE;
 	probe->own = false;
 	for (int i = 0; i < store->nsegments && probe->result != PROBE_BUSY; i++)
-		store_probe_segment(store, &store->segments[i], identity, probe);
+	{
+		StoreSegment *seg = &store->segments[i];
+
+		if (!store_is_empty(seg))
+			store_probe_segment(store, seg, identity, probe);
+		/* by the invariant, there is no other that counts */
+		if (probe->result == PROBE_ROW && probe->row.expires_at > now)
+			break;
+	}
 	if (IsolationIsSerializable() && store->snapshot == &store->dirty)
 		store_register_read(store, identity);
 }

@@ -31,6 +31,8 @@ typedef struct StoreSegment
 	Relation	index;			/* NULL until needed */
 	IndexScanDesc scan;			/* NULL until needed */
 	TupleTableSlot *slot;
+	bool		sized;			/* "empty" was found out since store_ready() */
+	bool		empty;
 	bool		written;		/* keep the table's lock until commit */
 } StoreSegment;
 
@@ -64,9 +66,9 @@ typedef struct Probe
 extern void store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 					   Snapshot snapshot);
 extern void store_open_segments(Store *store, const Segment *segments, int n);
-extern bool store_covers(const Store *store, const Policy *policy,
-						 TimestampTz now);
-extern void store_probe(Store *store, Identity *identity, Probe *probe);
+extern bool store_ready(Store *store, const Policy *policy, TimestampTz now);
+extern void store_probe(Store *store, Identity *identity, TimestampTz now,
+						Probe *probe);
 extern void store_fetch(Store *store, const KeyPlace *place, KeyRow *row);
 extern KeyPlace store_insert(Store *store, Identity *identity,
 							 const KeyRow *row, Segment segment);

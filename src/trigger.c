@@ -67,11 +67,11 @@ dedup_arguments(const Trigger *trigger, DedupArguments *arguments)
 }
 
 /*
- * A column of the new row as text.  Raises ID400 if there is no such column,
- * or it is NULL.
+ * A column of the new row as text; role says what it is taken for.  Raises
+ * ID400 if there is no such column, or it is NULL.
  */
 static text *
-dedup_column(const TriggerData *trigger, const char *column)
+dedup_column(const TriggerData *trigger, const char *column, const char *role)
 {
 	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
 	int			attno = SPI_fnumber(desc, column);
@@ -86,8 +86,8 @@ dedup_column(const TriggerData *trigger, const char *column)
 	if (value == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("column \"%s\" must not be null, because trigger \"%s\" takes it for an idempotency key",
-						column, trigger->tg_trigger->tgname)));
+				 errmsg("column \"%s\" must not be null, because trigger \"%s\" takes it for %s",
+						column, trigger->tg_trigger->tgname, role)));
 	return cstring_to_text(value);
 }
 
@@ -103,15 +103,17 @@ idempotency_dedup(PG_FUNCTION_ARGS)
 	dedup_check_call(fcinfo);
 	dedup_arguments(trigger->tg_trigger, &arguments);
 	claim_request_init(&claim, cstring_to_text(arguments.scope),
-					   dedup_column(trigger, arguments.key_column), NULL,
+					   dedup_column(trigger, arguments.key_column,
+									"an idempotency key"),
+					   NULL,
 					   arguments.principal_column ?
-					   dedup_column(trigger, arguments.principal_column) :
+					   dedup_column(trigger, arguments.principal_column,
+									"a principal") :
 					   NULL);
 	claim.settles = true;
 	claim_execute(&claim, &answer);
-	if (answer.outcome == OUTCOME_EXECUTE)
+	if (answer_gate(&answer, claim.identity.scope, claim.identity.scope_len))
 		return PointerGetDatum(trigger->tg_trigtuple);
-	answer_raise(&answer, claim.identity.scope, claim.identity.scope_len);
 	if (arguments.raise)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),

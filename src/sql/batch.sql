@@ -23,7 +23,7 @@ CREATE FUNCTION idempotency.claim_many(
 	OUT lease_until pg_catalog.timestamptz,
 	OUT expires_at pg_catalog.timestamptz)
 RETURNS SETOF pg_catalog.record
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_claim_many';
 COMMENT ON FUNCTION idempotency.claim_many IS
 	'claims many keys of one scope at once, without deadlocks; one row for each key, in the order given';

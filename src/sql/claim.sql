@@ -24,7 +24,7 @@ CREATE FUNCTION idempotency.claim(
 	OUT finished_at pg_catalog.timestamptz,
 	OUT lease_until pg_catalog.timestamptz,
 	OUT expires_at pg_catalog.timestamptz)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_claim';
 COMMENT ON FUNCTION idempotency.claim IS
 	'asks for the right to execute an operation; the answer is one row, whose outcome says what to do';
@@ -56,7 +56,7 @@ CREATE FUNCTION idempotency.claim_or_raise(
 	OUT finished_at pg_catalog.timestamptz,
 	OUT lease_until pg_catalog.timestamptz,
 	OUT expires_at pg_catalog.timestamptz)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_claim_or_raise';
 COMMENT ON FUNCTION idempotency.claim_or_raise IS
 	'as claim(), but raises an error unless the operation is to be executed or has an answer';
@@ -69,9 +69,9 @@ CREATE FUNCTION idempotency.once(
 	request pg_catalog.text DEFAULT NULL,
 	principal pg_catalog.text DEFAULT '')
 RETURNS pg_catalog.bool
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_once';
 COMMENT ON FUNCTION idempotency.once IS
-	'true: do it, this transaction settles it by committing; false: it was done before; anything else is an error';
+	'true: do it, this transaction settles it by committing; false: it was done before; any other outcome is an error';
 -- changes state and shows responses; grant it to the roles of applications
 REVOKE ALL ON FUNCTION idempotency.once FROM PUBLIC;

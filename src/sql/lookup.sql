@@ -19,7 +19,7 @@ CREATE FUNCTION idempotency.peek(
 	OUT expires_at pg_catalog.timestamptz,
 	OUT fingerprint pg_catalog.bytea)
 RETURNS SETOF pg_catalog.record
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 ROWS 1
 AS 'MODULE_PATHNAME', 'idempotency_peek';
 COMMENT ON FUNCTION idempotency.peek IS
@@ -48,7 +48,7 @@ CREATE FUNCTION idempotency.await(
 	OUT expires_at pg_catalog.timestamptz,
 	OUT fingerprint pg_catalog.bytea)
 RETURNS SETOF pg_catalog.record
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 ROWS 1
 AS 'MODULE_PATHNAME', 'idempotency_await';
 COMMENT ON FUNCTION idempotency.await IS

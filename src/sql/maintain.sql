@@ -5,7 +5,7 @@ CREATE FUNCTION idempotency.maintain(
 	OUT result pg_catalog.text,
 	OUT amount pg_catalog.int8)
 RETURNS SETOF pg_catalog.record
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_maintain';
 COMMENT ON FUNCTION idempotency.maintain IS
 	'frees the space of what has expired, and returns what it did: amount is in bytes for rotate, in rows for clean';

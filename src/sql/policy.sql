@@ -62,7 +62,7 @@ CREATE FUNCTION idempotency.configure(
 	OUT backoff_cap pg_catalog.text,
 	OUT store_failures pg_catalog.bool,
 	OUT ring pg_catalog.text)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
 COMMENT ON FUNCTION idempotency.configure IS
 	'changes the given settings of a scope (''*'': of all that do not say otherwise), leaves the rest, and returns the effective ones';
@@ -87,7 +87,7 @@ CREATE FUNCTION idempotency.policy(
 	OUT backoff_cap pg_catalog.text,
 	OUT store_failures pg_catalog.bool,
 	OUT ring pg_catalog.text)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';
 COMMENT ON FUNCTION idempotency.policy IS
 	'the effective settings of a scope';

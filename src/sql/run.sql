@@ -20,7 +20,7 @@ CREATE FUNCTION idempotency.run(
 	OUT finished_at pg_catalog.timestamptz,
 	OUT lease_until pg_catalog.timestamptz,
 	OUT expires_at pg_catalog.timestamptz)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_run';
 COMMENT ON FUNCTION idempotency.run IS
 	'claims, executes one statement as the caller with $1 = args, and finishes with its rows as a JSON array';

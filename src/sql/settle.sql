@@ -8,7 +8,7 @@ CREATE FUNCTION idempotency.finish(
 	tag pg_catalog.text DEFAULT NULL,
 	principal pg_catalog.text DEFAULT '')
 RETURNS pg_catalog.timestamptz
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_finish';
 COMMENT ON FUNCTION idempotency.finish IS
 	'settles a claim with a response, and returns until when it is remembered';
@@ -27,7 +27,7 @@ CREATE FUNCTION idempotency.fail(
 	OUT outcome pg_catalog.text,
 	OUT attempt pg_catalog.int4,
 	OUT retry_after_ms pg_catalog.int8)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_fail';
 COMMENT ON FUNCTION idempotency.fail IS
 	'settles a claim with an error: for good, or to be tried again after a backoff';
@@ -40,7 +40,7 @@ CREATE FUNCTION idempotency.release(
 	fence pg_catalog.int8 DEFAULT NULL,
 	principal pg_catalog.text DEFAULT '')
 RETURNS pg_catalog.bool
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_release';
 COMMENT ON FUNCTION idempotency.release IS
 	'gives a claim up as if it had never been made; false if there is none';
@@ -54,7 +54,7 @@ CREATE FUNCTION idempotency.forget(
 	fence pg_catalog.int8 DEFAULT NULL,
 	principal pg_catalog.text DEFAULT '')
 RETURNS pg_catalog.bool
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_forget';
 COMMENT ON FUNCTION idempotency.forget IS
 	'deletes what is remembered of a key, so that the operation can take effect once more; for operators';

@@ -252,7 +252,7 @@ trap - INT TERM
 load_answers
 
 echo
-psql_demo -P footer=off -P border=1 -c 'SELECT * FROM comparison'
+psql_demo -P pager=off -P footer=off -P border=1 -c 'SELECT * FROM comparison'
 cat <<END
 The server is still running. To look around:
 

@@ -5,7 +5,7 @@
 \echo S :order_id
 BEGIN;
 SELECT outcome, outcome = 'execute' AS execute, coalesce(response, '-') AS response
-  FROM idempotency.claim('orders.create', :'key', :'request', wait => '50 ms') \gset
+  FROM idempotency.claim('orders.create', :'key', :'request', wait => '5 ms') \gset
 \echo C :order_id :outcome
 \if :drop_after_claim
 	\echo D :order_id

@@ -19,19 +19,21 @@ use warnings;
 
 my @layers = (
 	[qw(compat errors)],									# 0: everyone's
-	[qw(guc identity canonical es6number digest merkle fault clock ring)],	# 1: pure
+	[qw(guc identity canonical jsontree es6number digest merkle fault
+		clock ring)],										# 1: pure
 	[qw(catalog shmem)],									# 2: what a backend shares
 	[qw(policy configure stats watermark)],					# 3: settings and counts
 	[qw(keyrow store ledger breaker)],						# 4: rows
 	[qw(txn)],												# 5: what this transaction holds
 	[qw(answer claim settle lookup lease reply)],			# 6: the protocol
-	[qw(token inbox outbox saga trigger run batch)],		# 7: what is built on it
+	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
 	[qw(worker maintain)],									# 8: operation
 	[qw(module)]);											# 9: wiring
 
 # Who may include whom in his own layer.
 my %sibling = (
-	canonical => [qw(digest es6number fault)],
+	canonical => [qw(digest es6number fault jsontree)],
+	jsontree  => [qw(es6number)],
 	identity  => [qw(clock digest fault guc)],
 	guc       => [qw(clock fault)],
 	configure => [qw(policy)],
