@@ -18,13 +18,13 @@ MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = answer batch benchmark canonical catalog claim configure digest es6number \
-	fault guc identity jsontree keyrow lookup maintain module policy ring run settle \
+	fault forget guc identity jsontree keyrow lookup maintain module policy ring run settle \
 	store trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store canonical claim settle batch run lookup \
-	trigger maintain
+SQL_PARTS = header policy store canonical claim settle forget batch run \
+	lookup trigger maintain
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md

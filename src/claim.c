@@ -307,17 +307,7 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 	Probe		probe;
 	TimestampTz now;
 
-	for (;;)
-	{
-		store_open(&store, policy, RowExclusiveLock, NULL);
-		identity_lock(&claim->identity);
-		now = clock_now();
-		if (likely(store_ready(&store, policy, now)))
-			break;
-		identity_unlock(identity_id(&claim->identity));
-		store_close(&store);
-	}
-
+	store_open_locked(&store, policy, &claim->identity, &now);
 	store_probe(&store, &claim->identity, now, &probe);
 	if (probe.result != PROBE_BUSY &&
 		!claim_decide(claim, policy, &probe, now, answer))
@@ -419,9 +409,6 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	}
 }
 
-/* An argument of type text, or NULL. */
-#define CLAIM_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
-
 /* Raises 0A000 if the caller asks for what only a leased claim has. */
 void
 claim_refuse_lease(bool asked)
@@ -440,8 +427,8 @@ claim_refuse_lease(bool asked)
 static void
 claim_arguments(FunctionCallInfo fcinfo, ClaimRequest *claim)
 {
-	claim_request_init(claim, CLAIM_ARG_TEXT(0), CLAIM_ARG_TEXT(1),
-					   CLAIM_ARG_TEXT(2), CLAIM_ARG_TEXT(5));
+	claim_request_init(claim, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1),
+					   TEXT_ARGUMENT(2), TEXT_ARGUMENT(5));
 	claim_refuse_lease(!PG_ARGISNULL(3) || !PG_ARGISNULL(6) ||
 					   !PG_ARGISNULL(9));
 	claim->has_wait = !PG_ARGISNULL(4);
@@ -495,8 +482,8 @@ idempotency_once(PG_FUNCTION_ARGS)
 	Answer		answer;
 
 	catalog_check_writable("once()");
-	claim_request_init(&claim, CLAIM_ARG_TEXT(0), CLAIM_ARG_TEXT(1),
-					   CLAIM_ARG_TEXT(2), CLAIM_ARG_TEXT(3));
+	claim_request_init(&claim, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1),
+					   TEXT_ARGUMENT(2), TEXT_ARGUMENT(3));
 	claim.settles = true;
 	claim_execute(&claim, &answer);
 	PG_RETURN_BOOL(answer_gate(&answer, claim.identity.scope,

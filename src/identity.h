@@ -15,6 +15,9 @@
 #define KEY_MAX_BYTES			1024	/* no policy may allow more */
 #define KEY_DEFAULT_BYTES		255
 
+/* a text argument of a SQL-callable function, or NULL */
+#define TEXT_ARGUMENT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
+
 /*
  * The three texts point into the caller's memory.  The id is computed when it
  * is first asked for, because a settle mostly doesn't need it.

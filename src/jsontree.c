@@ -240,6 +240,7 @@ object_start_action(void *state)
 	COMPAT_JSON_ACTION_DONE();
 }
 
+/* An array begins. */
 static CompatJsonAction
 array_start_action(void *state)
 {
@@ -247,6 +248,7 @@ array_start_action(void *state)
 	COMPAT_JSON_ACTION_DONE();
 }
 
+/* An array ends. */
 static CompatJsonAction
 array_end_action(void *state)
 {
@@ -254,6 +256,7 @@ array_end_action(void *state)
 	COMPAT_JSON_ACTION_DONE();
 }
 
+/* An object ends. */
 static CompatJsonAction
 object_end_action(void *state)
 {
@@ -274,6 +277,7 @@ object_end_action(void *state)
 	COMPAT_JSON_ACTION_DONE();
 }
 
+/* A member's name was read; its value follows. */
 static CompatJsonAction
 member_start_action(void *state, char *name,
 					bool isnull pg_attribute_unused())
@@ -282,6 +286,7 @@ member_start_action(void *state, char *name,
 	COMPAT_JSON_ACTION_DONE();
 }
 
+/* A string, number, boolean or null was read. */
 static CompatJsonAction
 scalar_action(void *state, char *token, JsonTokenType type)
 {

@@ -174,9 +174,6 @@ lookup_await(Identity *identity, int64 timeout, Lookup *lookup)
 		lookup_key(identity, NULL, lookup);
 }
 
-/* An argument of type text, or NULL. */
-#define LOOKUP_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
-
 /* peek(scope text, key text, principal text) returns setof record */
 Datum
 idempotency_peek(PG_FUNCTION_ARGS)
@@ -184,8 +181,8 @@ idempotency_peek(PG_FUNCTION_ARGS)
 	Identity	identity;
 	Lookup		lookup;
 
-	identity_make(&identity, LOOKUP_ARG_TEXT(0), LOOKUP_ARG_TEXT(2),
-				  LOOKUP_ARG_TEXT(1));
+	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(2),
+				  TEXT_ARGUMENT(1));
 	lookup_key(&identity, GetActiveSnapshot(), &lookup);
 	lookup_put(fcinfo, &lookup);
 	return (Datum) 0;
@@ -205,8 +202,8 @@ idempotency_await(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("timeout must not be null")));
-	identity_make(&identity, LOOKUP_ARG_TEXT(0), LOOKUP_ARG_TEXT(3),
-				  LOOKUP_ARG_TEXT(1));
+	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(3),
+				  TEXT_ARGUMENT(1));
 	lookup_await(&identity, policy_wait_argument("timeout", PG_GETARG_INTERVAL_P(2)),
 				 &lookup);
 	lookup_put(fcinfo, &lookup);

@@ -109,9 +109,6 @@ run_command(const char *command, Datum args)
 	return result;
 }
 
-/* An argument of type text, or NULL. */
-#define RUN_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
-
 /*
  * run(scope text, key text, command text, args jsonb, request text,
  *	   principal text) returns record
@@ -123,8 +120,8 @@ idempotency_run(PG_FUNCTION_ARGS)
 	Answer		answer;
 
 	catalog_check_writable("run()");
-	claim_request_init(&claim, RUN_ARG_TEXT(0), RUN_ARG_TEXT(1),
-					   RUN_ARG_TEXT(4), RUN_ARG_TEXT(5));
+	claim_request_init(&claim, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1),
+					   TEXT_ARGUMENT(4), TEXT_ARGUMENT(5));
 	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
@@ -133,7 +130,7 @@ idempotency_run(PG_FUNCTION_ARGS)
 	claim_execute(&claim, &answer);
 	if (answer.outcome == OUTCOME_EXECUTE)
 	{
-		answer.response = run_command(text_to_cstring(RUN_ARG_TEXT(2)),
+		answer.response = run_command(text_to_cstring(TEXT_ARGUMENT(2)),
 									  PG_GETARG_DATUM(3));
 		answer.expires_at = settle_finish(&claim.identity, answer.response, 0,
 										  NULL, &answer.finished_at);

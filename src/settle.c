@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * settle.c
- *		Settling a claim: finish, fail, release; and forgetting a key.
+ *		Settling a claim: finish, fail, release.
  *
  * A transactional claim can be settled only by the transaction that made it,
  * and its row is where txn.c remembers it.  Nothing is searched for, except to
@@ -30,13 +30,11 @@
 
 #define TAG_MAX_BYTES		255
 #define ERROR_MAX_BYTES		(64 * 1024)
-#define REASON_MAX_BYTES	1024
 #define BACKOFF_MAX			RETENTION_MAX
 
 COMPAT_FUNCTION_INFO(idempotency_finish);
 COMPAT_FUNCTION_INFO(idempotency_fail);
 COMPAT_FUNCTION_INFO(idempotency_release);
-COMPAT_FUNCTION_INFO(idempotency_forget);
 
 /* a settlement under way: from settle_begin() to settle_end() */
 typedef struct Settle
@@ -50,7 +48,7 @@ typedef struct Settle
 } Settle;
 
 /* Raises ID413 if the value has more bytes than it may. */
-static void
+void
 settle_check_size(const char *what, const struct varlena *value, int32 limit)
 {
 	if (value && VARSIZE_ANY_EXHDR(value) > limit)
@@ -76,20 +74,11 @@ settle_refuse_fence(bool has_fence)
  * Find out, under the key's lock, what another than the holder can meet.  The
  * caller closes the store.
  */
-static void
+void
 settle_probe(Identity *identity, const Policy *policy, Store *store,
 			 Probe *probe, TimestampTz *now)
 {
-	for (;;)
-	{
-		store_open(store, policy, RowExclusiveLock, NULL);
-		identity_lock(identity);
-		*now = clock_now();
-		if (likely(store_ready(store, policy, *now)))
-			break;
-		identity_unlock(identity_id(identity));
-		store_close(store);
-	}
+	store_open_locked(store, policy, identity, now);
 	store_probe(store, identity, *now, probe);
 	if (probe->result == PROBE_ROW && !probe->own &&
 		probe->row.expires_at <= *now)
@@ -97,7 +86,7 @@ settle_probe(Identity *identity, const Policy *policy, Store *store,
 }
 
 /* Undo settle_probe(). */
-static void
+void
 settle_probe_end(Identity *identity, Store *store)
 {
 	identity_unlock(identity_id(identity));
@@ -486,48 +475,6 @@ settle_release(Identity *identity)
 }
 
 /*
- * Delete what is remembered of a key.  Returns false if nothing is.  Raises
- * ID409 if somebody is executing it.
- */
-static bool
-settle_forget(Identity *identity)
-{
-	Policy		policy;
-	Store		store;
-	Probe		probe;
-	TimestampTz now;
-	TxnClaim   *note;
-
-	policy_lock();
-	policy_get(identity->scope, identity->scope_len, &policy);
-	policy_check_role(&policy, identity->scope, identity->scope_len);
-	note = txn_find(identity);
-	settle_probe(identity, &policy, &store, &probe, &now);
-	if (probe.result == PROBE_BUSY ||
-		(note && note->state.held && !note->state.settled))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_IN_PROGRESS),
-				 errmsg("a running claim cannot be forgotten, in scope \"%.*s\"",
-						identity->scope_len, identity->scope),
-				 errhint("Wait until it is settled, or end the transaction that holds it.")));
-	if (probe.result == PROBE_ROW)
-		store_delete(&store, &probe.place);
-	if (note && note->state.held)
-	{
-		TxnClaimState state = note->state;
-
-		state.held = false;
-		txn_change(note, &state);
-	}
-	settle_probe_end(identity, &store);
-	policy_unlock();
-	return probe.result == PROBE_ROW;
-}
-
-/* An argument of type text, or NULL. */
-#define SETTLE_ARG_TEXT(n) (PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n))
-
-/*
  * finish(scope text, key text, response text, fence bigint,
  *		  retention interval, tag text, principal text) returns timestamptz
  */
@@ -535,16 +482,16 @@ Datum
 idempotency_finish(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
-	text	   *tag = SETTLE_ARG_TEXT(5);
+	text	   *tag = TEXT_ARGUMENT(5);
 	int64		retention = PG_ARGISNULL(4) ? 0 :
 		policy_retention_argument(PG_GETARG_INTERVAL_P(4));
 
 	catalog_check_writable("finish()");
-	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(6),
-				  SETTLE_ARG_TEXT(1));
+	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(6),
+				  TEXT_ARGUMENT(1));
 	settle_refuse_fence(!PG_ARGISNULL(3));
 	settle_check_size("tag", (struct varlena *) tag, TAG_MAX_BYTES);
-	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, SETTLE_ARG_TEXT(2),
+	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, TEXT_ARGUMENT(2),
 										retention, tag, NULL));
 }
 
@@ -552,7 +499,7 @@ idempotency_finish(PG_FUNCTION_ARGS)
 static void
 settle_failure_arguments(FunctionCallInfo fcinfo, Failure *failure)
 {
-	failure->error = SETTLE_ARG_TEXT(2);
+	failure->error = TEXT_ARGUMENT(2);
 	failure->retryable = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
 	failure->retry_after_ms = PG_ARGISNULL(5) ? -1 : PG_GETARG_INT64(5);
 	failure->retention = PG_ARGISNULL(6) ? 0 :
@@ -583,8 +530,8 @@ idempotency_fail(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 
 	catalog_check_writable("fail()");
-	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(7),
-				  SETTLE_ARG_TEXT(1));
+	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(7),
+				  TEXT_ARGUMENT(1));
 	settle_refuse_fence(!PG_ARGISNULL(4));
 	settle_failure_arguments(fcinfo, &failure);
 	settle_fail(&identity, &failure, &answer);
@@ -607,40 +554,8 @@ idempotency_release(PG_FUNCTION_ARGS)
 	Identity	identity;
 
 	catalog_check_writable("release()");
-	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(3),
-				  SETTLE_ARG_TEXT(1));
+	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(3),
+				  TEXT_ARGUMENT(1));
 	settle_refuse_fence(!PG_ARGISNULL(2));
 	PG_RETURN_BOOL(settle_release(&identity));
-}
-
-/*
- * forget(scope text, key text, reason text, fence bigint, principal text)
- *		returns boolean
- */
-Datum
-idempotency_forget(PG_FUNCTION_ARGS)
-{
-	Identity	identity;
-	text	   *reason = SETTLE_ARG_TEXT(2);
-	bool		forgotten;
-
-	catalog_check_writable("forget()");
-	identity_make(&identity, SETTLE_ARG_TEXT(0), SETTLE_ARG_TEXT(4),
-				  SETTLE_ARG_TEXT(1));
-	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("forget() needs a reason"),
-				 errhint("Say why: a forgotten operation can take effect once more.")));
-	settle_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
-	if (!PG_ARGISNULL(3))
-		PG_RETURN_BOOL(false);	/* no transactional claim carries a fence */
-	forgotten = settle_forget(&identity);
-	if (forgotten)
-		ereport(LOG,
-				(errmsg("idempotency key forgotten by role \"%s\", in scope \"%.*s\"",
-						GetUserNameFromId(GetUserId(), false),
-						identity.scope_len, identity.scope),
-				 errdetail("Reason: %s", text_to_cstring(reason))));
-	PG_RETURN_BOOL(forgotten);
 }

@@ -192,6 +192,26 @@ store_is_empty(StoreSegment *seg)
 	return seg->empty;
 }
 
+/*
+ * Open as store_open() does, take the key's lock, and read the clock by which
+ * to decide.
+ */
+void
+store_open_locked(Store *store, const Policy *policy, Identity *identity,
+				  TimestampTz *now)
+{
+	for (;;)
+	{
+		store_open(store, policy, RowExclusiveLock, NULL);
+		identity_lock(identity);
+		*now = clock_now();
+		if (likely(store_ready(store, policy, *now)))
+			return;
+		identity_unlock(identity_id(identity));
+		store_close(store);
+	}
+}
+
 /* The opened segment; it is an internal error if it isn't opened. */
 static StoreSegment *
 store_segment(Store *store, Segment segment)

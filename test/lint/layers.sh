@@ -25,7 +25,7 @@ my @layers = (
 	[qw(policy configure stats watermark)],					# 3: settings and counts
 	[qw(keyrow store ledger breaker)],						# 4: rows
 	[qw(txn)],												# 5: what this transaction holds
-	[qw(answer claim settle lookup lease reply)],			# 6: the protocol
+	[qw(answer claim settle forget lookup lease reply)],		# 6: the protocol
 	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
 	[qw(worker maintain)],									# 8: operation
 	[qw(module)]);											# 9: wiring
@@ -40,6 +40,7 @@ my %sibling = (
 	store     => [qw(keyrow)],
 	claim     => [qw(answer reply)],
 	settle    => [qw(answer claim reply)],
+	forget    => [qw(settle)],
 	lookup    => [qw(answer claim reply)],
 	lease     => [qw(answer claim reply)]);
 
