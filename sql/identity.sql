@@ -40,7 +40,7 @@ SELECT idempotency.once('identity.limit', 'key', principal => repeat('p', 200000
 \set VERBOSITY default
 SELECT idempotency.once(repeat('s', 128), 'key');
 SELECT idempotency.once(repeat(U&'\00E9', 64), 'key');
-SELECT idempotency.once('s', 'identity');
+SELECT idempotency.once('s', 'key');
 SELECT idempotency.once('identity.limit', 'k');
 SELECT idempotency.once('identity.limit', repeat('k', 255));
 SELECT idempotency.once('identity.limit', repeat(U&'\00E9', 127) || 'k');

@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+#
+# run.sh
+#		The benchmark: what a claim costs beside a bare insert of its row, and
+#		beside the hand-written table that most applications use.
+#
+# Every figure is a ratio of two medians, taken in turn in one run on one
+# server, so that it says something on a noisy machine.  It fails no build.
+#
+# Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
+# (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
+# (10), BENCH_ONLY, a list of: calls growth expiry tps bytes.
+
+set -eu
+# shellcheck source=test/lib/server.sh
+. "$(dirname "$0")/../lib/server.sh"
+here=$top/test/bench
+
+rounds=${BENCH_ROUNDS:-30}
+growth_keys=${BENCH_KEYS:-10000000}
+expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
+seconds=${BENCH_SECONDS:-10}
+only=${BENCH_ONLY:-calls bytes tps expiry growth}
+
+say()
+{
+	printf 'bench: %s\n' "$*" >&2
+}
+
+psql_bench()
+{
+	"$pg_bindir/psql" -X -q -A -t -v ON_ERROR_STOP=1 -d bench "$@"
+}
+
+# row WHAT LEFT RIGHT UNIT GOAL: one line of the result.
+row()
+{
+	awk -v what="$1" -v a="$2" -v b="$3" -v unit="$4" -v goal="$5" 'BEGIN {
+		printf "%-46s %10.2f %10.2f %-4s %8.3f   %s\n", what, a, b, unit, a / b, goal
+	}' | tee -a "$state/table"
+}
+
+median()
+{
+	psql_bench -c "SELECT us FROM bench.median WHERE name = '$1'"
+}
+
+start()
+{
+	bash "$top/test/lib/deps.sh" build
+	find_pg || die "PostgreSQL with its server headers is missing"
+	make_state bench
+	say "building"
+	build_and_install "$state/build.log"
+	make -s -C "$top" testlib >>"$state/build.log" 2>&1
+	cp "$top/build/test/idempotency.so" "$state/library.so"
+	[ "$(id -u)" != 0 ] || chown "$(pg_user):" "$state/library.so"
+	# the least that makes the disk matter as it does on a server
+	server_start "$state" \
+		"shared_buffers = 2GB" \
+		"max_wal_size = 16GB" \
+		"checkpoint_timeout = 1h" \
+		"autovacuum = off" \
+		"jit = off" \
+		"max_parallel_workers_per_gather = 0"
+	trap 'server_stop "$state" || true' EXIT
+	"$pg_bindir/createdb" bench
+	psql_bench -c "CREATE EXTENSION idempotency"
+	psql_bench -c "UPDATE pg_proc SET probin = '$state/library.so' WHERE probin = '\$libdir/idempotency'"
+	psql_bench -v library="$state/library.so" -f "$here/setup.sql" >/dev/null
+	: >"$state/table"
+}
+
+# Server time of the calls, in transactions of 1000.
+bench_calls()
+{
+	say "calls: $rounds rounds of 1000 keys, on fresh tables every five"
+	psql_bench -f "$here/variants.sql"
+	local round=0
+	# the first round warms everything up
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.empty()" \
+		-c "CALL bench.measure(1, 1000, 0)" -c "TRUNCATE bench.sample"
+	while [ $round -lt "$rounds" ]; do
+		psql_bench -c "SET synchronous_commit = off" -c "CALL bench.empty()" \
+			-c "CALL bench.measure(5, 1000, $((round * 1000 + 1000)))"
+		round=$((round + 5))
+	done
+	local call
+	call=$(median nothing)
+	net()
+	{
+		awk -v a="$(median "$1")" -v call="$call" -v n="$2" 'BEGIN { print a - n * call }'
+	}
+	row "claim + finish / bare insert of the row" "$(net 'claim + finish' 2)" "$(net floor 1)" us "<= 2.2"
+	row "claim + finish / hand-written" "$(net 'claim + finish' 2)" "$(net 'hand-written' 2)" us "<= 0.4"
+	row "replay / hand-written duplicate" "$(net replay 1)" "$(net 'hand-written duplicate' 1)" us "<= 0.5"
+	row "claim_many of 1000 / 1000 claims" "$(median claim_many)" "$(median claim)" us "<= 0.4"
+	say "(a call that does nothing, $call us, is taken off the first three)"
+}
+
+# Bytes per key, after the same 100,000 claims and finishes on both sides.
+bench_bytes()
+{
+	say "bytes per key"
+	psql_bench -c "CALL bench.empty()" -c "
+		SELECT count(*) FROM bench.key, LATERAL idempotency.claim('bench', k) AS c,
+			LATERAL idempotency.finish('bench', k, repeat('x', 200)) AS f
+			WHERE i <= 100000" -c "
+		SELECT count(*) FROM bench.key, LATERAL bench.hand_claim(k) AS c,
+			LATERAL bench.hand_finish(k, repeat('x', 200)) AS f
+			WHERE i <= 100000" >/dev/null
+	row "bytes per key: ring / hand-written table" \
+		"$(psql_bench -c "SELECT sum(pg_total_relation_size(oid)) / 100000.0 FROM pg_class
+			WHERE relnamespace = 'idempotency'::regnamespace AND relkind = 'r' AND relname LIKE 'key%'")" \
+		"$(psql_bench -c "SELECT pg_total_relation_size('bench.idempotency_keys') / 100000.0")" \
+		B ""
+}
+
+# tps SCRIPT CLIENTS: transactions per second of one pgbench run.
+tps()
+{
+	"$pg_bindir/pgbench" -n -M prepared -c "$2" -j "$(($2 > 2 ? 2 : $2))" \
+		-T "$seconds" -f "$here/$1.pgbench" bench 2>/dev/null |
+		sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+}
+
+# Transactions per second of one business insert, with and without us.
+bench_tps()
+{
+	local clients i ours hand bare
+	for clients in 1 8; do
+		ours='' hand='' bare=''
+		for i in 1 2 3; do
+			say "transactions: $clients client(s), round $i of 3"
+			psql_bench -c "CALL bench.empty()" -c CHECKPOINT
+			bare="$bare $(tps bare "$clients")"
+			ours="$ours $(tps claim_finish "$clients")"
+			hand="$hand $(tps hand_written "$clients")"
+		done
+		middle() { tr ' ' '\n' | grep . | sort -n | sed -n 2p; }
+		row "tps, $clients client(s): claim + finish / hand-written" \
+			"$(echo "$ours" | middle)" "$(echo "$hand" | middle)" tps ">= 1.1"
+		row "tps, $clients client(s): claim + finish / no dedup" \
+			"$(echo "$ours" | middle)" "$(echo "$bare" | middle)" tps ""
+	done
+}
+
+# milliseconds COMMAND...: how long one psql command takes on the server.
+milliseconds()
+{
+	psql_bench -c '\timing on' "$@" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' |
+		awk '{ sum += $1 } END { print sum }'
+}
+
+# Getting rid of what has expired.
+bench_expiry()
+{
+	say "expiry of $expiry_keys keys"
+	psql_bench -c "CALL bench.empty()" -v n="$expiry_keys" -f "$here/fill_hand.sql"
+	psql_bench -v n="$expiry_keys" -v scope=bench -f "$here/fill_ring.sql"
+	psql_bench -c CHECKPOINT
+	local hand ring offset
+	hand=$(milliseconds -c "DELETE FROM bench.idempotency_keys WHERE expires_at < now() + interval '2 days'" \
+		-c "VACUUM bench.idempotency_keys")
+	# to the middle of the epoch after the one in which the keys expire
+	offset=$(psql_bench -c "SELECT (floor((extract(epoch FROM now()) - 946684800 + 86400) / 108000) + 1.5) * 108000
+		- (extract(epoch FROM now()) - 946684800)" | sed 's/\..*//')
+	ring=$(psql_bench -c "LOAD '$state/library.so'" -c "SET idempotency.clock_offset = $offset" \
+		-c '\timing on' -c "SELECT duty, result FROM idempotency.maintain()" |
+		tee -a "$state/build.log" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail -n 1)
+	row "expiry: rotate / DELETE + VACUUM" "$ring" "$hand" ms "<= 0.01"
+}
+
+# A claim among ten thousand keys, and among ten million.
+bench_growth()
+{
+	local few many
+	psql_bench -c "CALL bench.empty()" -c "TRUNCATE bench.sample" \
+		-c "DELETE FROM bench.variant WHERE name <> 'claim'"
+	psql_bench -v n=10000 -v scope=few -f "$here/fill_ring.sql"
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.measure(20, 1000, 100000)"
+	few=$(median claim)
+	say "growth: filling in $growth_keys keys"
+	psql_bench -c "CALL bench.empty()" -c "TRUNCATE bench.sample"
+	psql_bench -v n="$growth_keys" -v scope=many -f "$here/fill_ring.sql"
+	psql_bench -c CHECKPOINT
+	# once over the pages, so that their images are in the WAL on both sides
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.measure(100, 1000, 200000)" \
+		-c "TRUNCATE bench.sample"
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.measure(20, 1000, 320000)"
+	many=$(median claim)
+	row "claim among $growth_keys keys / among 10000" "$many" "$few" us "<= 1.5"
+}
+
+start
+{
+	printf '%-46s %10s %10s %-4s %8s   %s\n' "" left right unit ratio goal
+} | tee -a "$state/table"
+for part in $only; do
+	"bench_$part"
+done
+say "the table is in $state/table"
