@@ -104,6 +104,9 @@ SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', ARRAY['x', '{
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', wait => '-1 s');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', wait => '2 h');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', lease => '1 min');
+-- also if there is nothing to claim
+SELECT ordinal FROM idempotency.claim_many(NULL, '{}');
+SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', wait => '-1 s');
 \set VERBOSITY default
 SELECT count(*) FROM idempotency.keys WHERE scope = 'batch.array';
 -- the policy's terms hold for each
@@ -131,7 +134,7 @@ SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advis
 SELECT count(idempotency.finish('batch.many', 'key ' || i, i::text)) FROM generate_series(1, 1000) AS i;
 COMMIT;
 SELECT count(*) FROM idempotency.keys WHERE scope = 'batch.many';
--- every third is new, and each is given three times
+-- a third of the keys is new, and each is given three times
 BEGIN;
 SELECT n, outcome, reason, count(*), bool_and(response IS NOT DISTINCT FROM CASE WHEN outcome = 'replay' THEN split_part(key, ' ', 2) END) AS response_is_its_own
 FROM (SELECT c.*, CASE WHEN row_number() OVER (PARTITION BY key ORDER BY ordinal) = 1 THEN 'first' ELSE 'again' END AS n

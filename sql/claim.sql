@@ -304,10 +304,13 @@ SELECT idempotency.once('claim.once', 'k1', 'x');
 SELECT idempotency.once('claim.once', 'k1');
 SELECT idempotency.once('claim.once', 'k1', 'x', principal => 'other');
 SELECT idempotency.once('claim.once', 'k1', 'y');
+-- what has failed for good was not done
+SELECT idempotency.once('claim.raise', 'failed');
 \set VERBOSITY sqlstate
 SELECT idempotency.once('claim.raise', 'later');
 SELECT idempotency.once('claim.once', 'k1', 'y');
 SELECT idempotency.once('claim.exhausted', 'key');
+SELECT idempotency.once('claim.raise', 'failed');
 SELECT idempotency.once(NULL, 'k1');
 SELECT idempotency.once('claim.once', NULL);
 -- what claim() holds is not settled by once()
@@ -582,7 +585,9 @@ RESET client_min_messages;
 BEGIN;
 SELECT outcome FROM idempotency.claim('claim.drop', 'key');
 DROP EXTENSION idempotency;
+\set VERBOSITY sqlstate
 SELECT outcome FROM idempotency.claim('claim.drop', 'key');
+\set VERBOSITY default
 ROLLBACK;
 BEGIN;
 SELECT outcome FROM idempotency.claim('claim.drop', 'key');

@@ -87,7 +87,9 @@ SELECT outcome FROM idempotency.claim('install', 'key');
 SELECT idempotency.finish('install', 'key') > now() AS finished;
 DROP EXTENSION idempotency;
 COMMIT;
+\set VERBOSITY sqlstate
 SELECT outcome FROM idempotency.claim('install', 'key');
+\set VERBOSITY default
 CREATE EXTENSION idempotency;
 BEGIN;
 SELECT outcome FROM idempotency.claim('install', 'key');

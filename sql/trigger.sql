@@ -59,8 +59,10 @@ FOR EACH ROW EXECUTE FUNCTION idempotency.dedup('trigger.conflict', 'request_id'
 INSERT INTO trigger_test.conflict VALUES ('a', 1) ON CONFLICT (id) DO UPDATE SET n = conflict.n + 1;
 INSERT INTO trigger_test.conflict VALUES ('b', 1) ON CONFLICT (id) DO UPDATE SET n = conflict.n + 1;
 INSERT INTO trigger_test.conflict VALUES ('b', 1) ON CONFLICT (id) DO UPDATE SET n = conflict.n + 1;
-INSERT INTO trigger_test.conflict VALUES ('c', 1) ON CONFLICT DO NOTHING;
 SELECT * FROM trigger_test.conflict;
+-- so DO NOTHING can lose a row for good: the key is taken, and nothing inserted
+INSERT INTO trigger_test.conflict VALUES ('c', 1) ON CONFLICT DO NOTHING RETURNING *;
+INSERT INTO trigger_test.conflict VALUES ('c', 3) ON CONFLICT DO NOTHING RETURNING *;
 -- a constraint that fails takes the key back
 INSERT INTO trigger_test.conflict VALUES ('d', 1);
 INSERT INTO trigger_test.conflict VALUES ('d', 2) RETURNING *;
@@ -133,6 +135,13 @@ SELECT outcome FROM idempotency.claim('trigger.raise', 'own');
 INSERT INTO trigger_test.raise VALUES ('own', '1');
 \set VERBOSITY default
 ROLLBACK;
+
+-- nor is what has failed a duplicate
+BEGIN;
+SELECT outcome FROM idempotency.claim('trigger.raise', 'failed');
+SELECT outcome FROM idempotency.fail('trigger.raise', 'failed', 'e', retryable => false);
+COMMIT;
+INSERT INTO trigger_test.raise VALUES ('failed', '1');
 
 --
 -- Used in another way

@@ -278,17 +278,40 @@ batch_elements(ArrayType *array, const char *name, bool **nulls, int *n)
 	return elements;
 }
 
+/*
+ * Check the scope by itself: with no keys, nobody else would.  Raises ID400,
+ * ID403.
+ */
+static void
+batch_check_scope(FunctionCallInfo fcinfo)
+{
+	text	   *scope = TEXT_ARGUMENT(0);
+	Policy		policy;
+
+	if (scope == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("scope must not be null")));
+	identity_check_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	policy_lock();
+	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
+	policy_check_role(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	policy_unlock();
+}
+
 /* Read the arguments into the batch.  Raises ID400. */
 static void
 batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 {
-	text	   *scope = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	text	   *principal = PG_ARGISNULL(5) ? NULL : PG_GETARG_TEXT_PP(5);
+	text	   *scope = TEXT_ARGUMENT(0);
+	text	   *principal = TEXT_ARGUMENT(5);
 	Datum	   *keys;
 	Datum	   *requests = NULL;
 	bool	   *key_nulls;
 	bool	   *request_nulls = NULL;
 	int			nrequests;
+	bool		has_wait = !PG_ARGISNULL(4);
+	int64		wait = 0;
 
 	keys = batch_elements(PG_GETARG_ARRAYTYPE_P(1), "keys", &key_nulls,
 						  &batch->nitems);
@@ -300,8 +323,8 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 			ereport(ERROR,
 					(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 					 errmsg("keys and requests differ in length"),
-					 errdetail("There are %d keys and %d requests.",
-							   batch->nitems, nrequests)));
+					 errdetail("Their lengths are %d and %d.", batch->nitems,
+							   nrequests)));
 	}
 	batch->items = MemoryContextAllocHuge(CurrentMemoryContext,
 										  Max(batch->nitems, 1) *
@@ -309,6 +332,8 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 	batch->sorted = MemoryContextAllocHuge(CurrentMemoryContext,
 										   Max(batch->nitems, 1) *
 										   sizeof(BatchItem *));
+	if (has_wait)
+		wait = policy_wait_argument("wait", PG_GETARG_INTERVAL_P(4));
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		BatchItem  *item = &batch->items[i];
@@ -318,10 +343,8 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 		claim_request_init(&item->claim, scope, item->key,
 						   has_request ? DatumGetTextPP(requests[i]) : NULL,
 						   principal);
-		item->claim.has_wait = !PG_ARGISNULL(4);
-		if (item->claim.has_wait)
-			item->claim.wait =
-				policy_wait_argument("wait", PG_GETARG_INTERVAL_P(4));
+		item->claim.has_wait = has_wait;
+		item->claim.wait = wait;
 		(void) identity_id(&item->claim.identity);
 		batch->sorted[i] = item;
 	}
@@ -344,6 +367,7 @@ idempotency_claim_many(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("keys must not be null")));
 	claim_refuse_lease(!PG_ARGISNULL(3));
+	batch_check_scope(fcinfo);
 	batch_arguments(fcinfo, batch);
 	batch_execute(batch);
 

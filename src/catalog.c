@@ -24,6 +24,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/extension.h"
@@ -318,8 +319,12 @@ catalog_obstacle(Relation heap, Oid index)
 	bool		one_index;
 
 	if (form->relkind != RELKIND_RELATION || form->relispartition ||
-		form->relhassubclass || form->relam != HEAP_TABLE_AM_OID)
+		form->relam != HEAP_TABLE_AM_OID)
 		return "It is not a plain heap table.";
+	/* relhassubclass may be out of date */
+	if (form->relhassubclass &&
+		find_inheritance_children(RelationGetRelid(heap), NoLock) != NIL)
+		return "It has an inheritance child.";
 	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
 		return "It is not a logged table.";
 	if (heap->trigdesc != NULL)

@@ -254,7 +254,10 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	TxnClaimState state = {0};
 
 	if (claim->settles)
+	{
+		txn_wrote_unnoted();
 		return;
+	}
 	note = txn_enter(&identity);
 	state.held = true;
 	state.commit_settles = policy->unfinished_succeeds;

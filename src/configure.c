@@ -64,30 +64,57 @@ configure_set(PolicyRow *row, int column, Datum value)
 
 /*
  * A duration given as text, in microseconds; 'infinity' is PG_INT64_MAX.  (An
- * interval can't be infinite before PostgreSQL 17.)  Raises ID400 if it is
- * outside [min, max], and what interval input raises.
+ * interval can't be infinite before PostgreSQL 17.)  Raises what interval
+ * input raises.
  */
 static int64
-configure_duration(const char *name, text *value, int64 min, int64 max)
+configure_duration(text *value)
 {
 	char	   *string = text_to_cstring(value);
-	int64		duration;
 
 	if (pg_strcasecmp(string, "infinity") == 0)
 		return PG_INT64_MAX;
-	duration = policy_interval(DatumGetIntervalP(DirectFunctionCall3(interval_in,
-																	 CStringGetDatum(string),
-																	 ObjectIdGetDatum(InvalidOid),
-																	 Int32GetDatum(-1))));
-	if (duration < min || duration > max)
+	return policy_interval(DatumGetIntervalP(DirectFunctionCall3(interval_in,
+																 CStringGetDatum(string),
+																 ObjectIdGetDatum(InvalidOid),
+																 Int32GetDatum(-1))));
+}
+
+/* Set how long a settled key is remembered.  Raises ID400. */
+static void
+configure_retention(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	int64		retention;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	retention = configure_duration(PG_GETARG_TEXT_PP(arg));
+	if (retention != RETENTION_FOREVER &&
+		(retention < RETENTION_MIN || retention > RETENTION_MAX))
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s is out of range", name),
-				 errdetail("It must be between %lld ms and %lld ms, or 'infinity'.",
-						   (long long) (min / USECS_PER_MSEC),
-						   (long long) (max / USECS_PER_MSEC)),
+				 errmsg("retention must be between 1 second and 60 days, or 'infinity'"),
 				 errhint("A number without a unit is read as seconds.")));
-	return duration;
+	configure_set(row, POLICY_RETENTION, Int64GetDatum(retention));
+}
+
+/* Set how long a claim waits for another transaction.  Raises ID400. */
+static void
+configure_wait(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	int64		wait;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	wait = configure_duration(PG_GETARG_TEXT_PP(arg));
+	if (wait != WAIT_FOREVER &&
+		(wait < 0 || wait > guc_max_wait * USECS_PER_MSEC))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("wait must be between 0 and idempotency.max_wait, or 'infinity'"),
+				 errdetail("The setting is %d ms.", guc_max_wait),
+				 errhint("A number without a unit is read as seconds.")));
+	configure_set(row, POLICY_WAIT, Int64GetDatum(wait));
 }
 
 /* Set an integer column from an argument.  Raises ID400 if out of range. */
@@ -180,18 +207,8 @@ configure_exclude(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 static void
 configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 {
-	if (!PG_ARGISNULL(1))
-		configure_set(row, POLICY_RETENTION,
-					  Int64GetDatum(configure_duration("retention",
-													   PG_GETARG_TEXT_PP(1),
-													   RETENTION_MIN,
-													   RETENTION_MAX)));
-	if (!PG_ARGISNULL(2))
-		configure_set(row, POLICY_WAIT,
-					  Int64GetDatum(configure_duration("wait",
-													   PG_GETARG_TEXT_PP(2), 0,
-													   guc_max_wait *
-													   USECS_PER_MSEC)));
+	configure_retention(fcinfo, 1, row);
+	configure_wait(fcinfo, 2, row);
 	configure_unfinished(fcinfo, 3, row);
 	configure_boolean(fcinfo, 4, row, POLICY_REQUIRE_REQUEST);
 	configure_boolean(fcinfo, 5, row, POLICY_STORE_REQUEST);

@@ -14,10 +14,13 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 
 #include "catalog.h"
 #include "claim.h"
@@ -25,25 +28,101 @@
 #include "errors.h"
 #include "settle.h"
 
+/* plans kept in a backend; one more, and all are made anew */
+#define RUN_PLANS_MAX 64
+
 COMPAT_FUNCTION_INFO(idempotency_run);
 
-/* Plan the command, which must be one statement.  Raises ID400. */
+/*
+ * A command's plan, kept for the next call with the same command.  PostgreSQL
+ * itself plans anew when what the plan depends on has changed: tables, roles,
+ * search_path.
+ */
+typedef struct RunPlan
+{
+	uint64		hash;			/* hash key, of the command */
+	char	   *command;
+	SPIPlanPtr	plan;
+} RunPlan;
+
+static HTAB *run_plans = NULL;
+
+/* Throw all kept plans away. */
+static void
+run_drop_plans(void)
+{
+	HASH_SEQ_STATUS scan;
+	RunPlan    *entry;
+
+	hash_seq_init(&scan, run_plans);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		SPI_freeplan(entry->plan);
+		pfree(entry->command);
+		hash_search(run_plans, &entry->hash, HASH_REMOVE, NULL);
+	}
+}
+
+/* Keep a plan.  One that has the same hash as another is not kept. */
+static void
+run_keep_plan(uint64 hash, const char *command, SPIPlanPtr plan)
+{
+	RunPlan    *entry;
+	bool		found;
+	char	   *copy;
+
+	if (hash_get_num_entries(run_plans) >= RUN_PLANS_MAX)
+		run_drop_plans();
+	copy = MemoryContextStrdup(TopMemoryContext, command);
+	entry = hash_search(run_plans, &hash, HASH_ENTER, &found);
+	if (found)
+	{
+		pfree(copy);
+		return;
+	}
+	entry->command = copy;
+	entry->plan = plan;
+	SPI_keepplan(plan);
+}
+
+/* Make the table of kept plans. */
+static void
+run_init_plans(void)
+{
+	HASHCTL		ctl;
+
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(RunPlan);
+	run_plans = hash_create("idempotency plans", RUN_PLANS_MAX, &ctl,
+							HASH_ELEM | HASH_BLOBS);
+}
+
+/* The plan of a command, which must be one statement.  Raises ID400. */
 static SPIPlanPtr
 run_prepare(const char *command)
 {
+	uint64		hash = hash_bytes_extended((const unsigned char *) command,
+										   strlen(command), 0);
 	Oid			argtypes[1] = {JSONBOID};
-	SPIPlanPtr	plan = SPI_prepare(command, lengthof(argtypes), argtypes);
+	SPIPlanPtr	plan;
+	RunPlan    *entry;
 
+	if (run_plans == NULL)
+		run_init_plans();
+	entry = hash_search(run_plans, &hash, HASH_FIND, NULL);
+	if (entry && strcmp(entry->command, command) == 0)
+		return entry->plan;
+
+	plan = SPI_prepare(command, lengthof(argtypes), argtypes);
 	if (plan == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("command cannot be run"),
-				 errdetail("%s", SPI_result_code_string(SPI_result))));
+		elog(ERROR, "SPI_prepare failed: %s",
+			 SPI_result_code_string(SPI_result));
 	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("command must be exactly one statement"),
 				 errhint("Put several statements into a function, or into one statement with WITH.")));
+	run_keep_plan(hash, command, plan);
 	return plan;
 }
 
@@ -102,8 +181,9 @@ run_command(const char *command, Datum args)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("command cannot be run"),
-				 errdetail("%s", SPI_result_code_string(code)),
-				 errhint("Transaction control and COPY are not possible here.")));
+				 code == SPI_ERROR_COPY ?
+				 errdetail("COPY to or from the client is not possible here.") :
+				 errdetail("Transaction control is not possible here.")));
 	result = run_result(caller);
 	SPI_finish();
 	return result;

@@ -179,11 +179,15 @@ store_ready(Store *store, const Policy *policy, TimestampTz now)
 
 /*
  * Was the segment empty when the caller had got the locks of the keys it asks
- * for?  Then it holds none of them: whoever wrote one did so before that.
+ * for?  Then it holds none of them: whoever wrote one did so before that.  A
+ * serializable reader has to scan even an empty one, or nobody knows that it
+ * has looked.
  */
 static bool
-store_is_empty(StoreSegment *seg)
+store_is_empty(const Store *store, StoreSegment *seg)
 {
+	if (IsolationIsSerializable() && store->snapshot != &store->dirty)
+		return false;
 	if (!seg->sized)
 	{
 		seg->empty = !catalog_segment_is_filled(seg->segment, seg->heap);
@@ -372,7 +376,7 @@ store_probe(Store *store, Identity *identity, TimestampTz now, Probe *probe)
 	{
 		StoreSegment *seg = &store->segments[i];
 
-		if (!store_is_empty(seg))
+		if (!store_is_empty(store, seg))
 			store_probe_segment(store, seg, identity, probe);
 		/* by the invariant, there is no other that counts */
 		if (probe->result == PROBE_ROW && probe->row.expires_at > now)

@@ -57,6 +57,7 @@ typedef struct TxnState
 	TxnClaim   *claims;			/* newest first */
 	int			nclaims;
 	int			nunsettled;		/* claims that a commit is refused for */
+	bool		wrote_unnoted;	/* a claim settled itself, and has no note */
 	HTAB	   *index;			/* once there are more than TXN_LIST_MAX */
 	TxnRecord  *records;
 	int			nrecords;
@@ -203,10 +204,19 @@ txn_change(TxnClaim *claim, const TxnClaimState *state)
 	txn_set(claim, state);
 }
 
+/* Remember that there are rows of this transaction without a note of them. */
+void
+txn_wrote_unnoted(void)
+{
+	txn.wrote_unnoted = true;
+}
+
 /* Has this transaction claimed anything that it holds? */
 bool
 txn_has_claims(void)
 {
+	if (txn.wrote_unnoted)
+		return true;
 	for (TxnClaim *claim = txn.claims; claim; claim = claim->next)
 	{
 		if (claim->state.held)

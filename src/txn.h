@@ -37,6 +37,7 @@ extern void txn_init(void);
 extern TxnClaim *txn_find(Identity *identity);
 extern TxnClaim *txn_enter(Identity *identity);
 extern void txn_change(TxnClaim *claim, const TxnClaimState *state);
+extern void txn_wrote_unnoted(void);
 extern bool txn_has_claims(void);
 
 #endif							/* IDEMPOTENCY_TXN_H */
