@@ -19,7 +19,7 @@ PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = answer batch benchmark canonical catalog claim configure digest es6number \
 	fault forget guc identity jsontree keyrow lookup maintain module policy ring run settle \
-	store trigger txn
+	store store_open trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run

@@ -153,6 +153,8 @@ SELECT provolatile, proparallel, string_agg(proname, ' ' ORDER BY proname COLLAT
 FROM function
 GROUP BY provolatile, proparallel
 ORDER BY provolatile, proparallel;
+-- what claims costs more than other conditions, so that those are looked at first
+SELECT proname, procost FROM function WHERE provolatile = 'v' AND procost < 1000;
 -- nothing runs with its owner's rights, and nothing is overloaded
 SELECT proname FROM function WHERE prosecdef;
 SELECT proname FROM function GROUP BY proname HAVING count(*) > 1;

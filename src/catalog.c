@@ -61,6 +61,7 @@ static struct
 	Oid			index[SEGMENT_COUNT];
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
+	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
 }			catalog;
 
@@ -186,6 +187,7 @@ catalog_load(void)
 		catalog.index[i] = catalog_lookup(index_name, schema);
 		catalog.checked[i] = false;
 		catalog.filled[i] = false;
+		catalog.seen_empty[i] = PG_INT64_MIN;
 	}
 	catalog.valid = true;
 }
@@ -238,6 +240,21 @@ catalog_segment_is_filled(Segment segment, Relation heap)
 	if (!catalog.filled[segment] || !catalog.valid)
 		catalog.filled[segment] = RelationGetNumberOfBlocks(heap) > 0;
 	return catalog.filled[segment];
+}
+
+/* The last epoch in which this backend saw the segment empty. */
+int64
+catalog_segment_seen_empty(Segment segment)
+{
+	catalog_load();
+	return catalog.seen_empty[segment];
+}
+
+/* Remember that the segment was empty in this epoch. */
+void
+catalog_segment_see_empty(Segment segment, int64 epoch)
+{
+	catalog.seen_empty[segment] = epoch;
 }
 
 /* Rises whenever the policies may have changed. */

@@ -27,6 +27,8 @@ extern Oid	catalog_owner(void);
 extern bool catalog_segment_is_checked(Segment segment);
 extern void catalog_segment_checked(Segment segment);
 extern bool catalog_segment_is_filled(Segment segment, Relation heap);
+extern int64 catalog_segment_seen_empty(Segment segment);
+extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);

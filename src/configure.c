@@ -18,6 +18,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_collation.h"
@@ -29,6 +30,7 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
+#include "utils/xid8.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -229,8 +231,9 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 
 /*
  * Note until when the ring that the scope is leaving, or shrinking in, must
- * still be searched as a whole.  A claim that is running now counts from its
- * own finish only while the ring stays (settle.c).
+ * still be searched as a whole: until what was promised has run out, and the
+ * transactions that run now have ended.  (A claim of theirs counts from its
+ * own finish only while the ring stays; settle.c.)
  */
 static void
 configure_keep(const Policy *old, PolicyRow *row)
@@ -245,6 +248,8 @@ configure_keep(const Policy *old, PolicyRow *row)
 				ring_expiry(clock_now(), old->retention));
 	configure_set(row, POLICY_KEPT_SHORT_UNTIL + ring,
 				  TimestampTzGetDatum(until));
+	configure_set(row, POLICY_KEPT_XID,
+				  FullTransactionIdGetDatum(ReadNextFullTransactionId()));
 }
 
 /* Write the row, over the scope's old one if there is one. */

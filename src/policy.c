@@ -30,6 +30,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/xid8.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -152,6 +153,9 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 	if (!isnull[POLICY_EXCLUDE - 1])
 		policy_apply_exclude(policy, values[POLICY_EXCLUDE - 1]);
 
+	if (!isnull[POLICY_KEPT_XID - 1])
+		policy->kept_xid = Max(policy->kept_xid,
+							   U64FromFullTransactionId(DatumGetFullTransactionId(values[POLICY_KEPT_XID - 1])));
 	for (int ring = 0; ring < RING_COUNT; ring++)
 	{
 		int			column = POLICY_KEPT_SHORT_UNTIL - 1 + ring;

@@ -38,6 +38,8 @@ typedef struct Policy
 	CanonicalPaths *exclude;	/* cached: only until the next policy_get() */
 	ArrayType  *exclude_array;	/* the same, as it was configured */
 	TimestampTz kept_until[RING_COUNT]; /* older promises, per ring */
+	uint64		kept_xid;		/* the first transaction after the last of
+								 * them was made; 0: there were none */
 } Policy;
 
 extern void policy_init(void);

@@ -12,10 +12,16 @@
  * Epochs are absolute (they count from 2000-01-01 UTC), so a dump that is
  * restored later, elsewhere, finds every row in its place.
  *
+ * A transaction that runs longer than the retention it claimed with has its
+ * row in a table whose time is over, or has come round again.  It counts until
+ * the transaction ends, however late, so the other tables of the ring are
+ * looked at too unless they are known to be clean: they have been seen empty
+ * since anything was put there that could matter.
+ *
  * Clocks that are set back: a row is looked for as if the clock could be
- * ahead by an eighth of the width (RING_SLACK), and nothing is truncated in
- * the last eighth of an epoch, so a step back of up to that much neither
- * hides a row nor loses one.
+ * ahead by an eighth of the width (RING_SLACK), and nothing is truncated, or
+ * taken for clean, in the last eighth of an epoch; so a step back of up to
+ * that much neither hides a row nor loses one.
  *
  * No catalog, no state: everything here is arithmetic.
  *
@@ -142,19 +148,22 @@ ring_segment_epoch(Segment segment, TimestampTz now)
 }
 
 /*
- * The segments in which a live row of this ring can be, given that no row
- * lives longer than reach (microseconds from now; RETENTION_FOREVER for "not
- * known").  Fills in at most three and returns how many; first the one that
- * the newest rows are in, which most duplicates ask for.
+ * The segments of a ring: first those in which a live row can be, given that
+ * no row lives longer than reach (microseconds from now; RETENTION_FOREVER for
+ * "not known"), *nlive of them, the one that the newest rows are in before the
+ * others; then those that only a row of a long transaction can be in.  Returns
+ * how many there are in all.
  */
 int
-ring_live_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments)
+ring_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments,
+			  int *nlive)
 {
 	int64		first = ring_epoch(ring, now);
 	int64		last = first + 2;
 	int64		newest = first;
 	int			n = 0;
 
+	*nlive = 1;
 	if (ring == RING_PERMANENT)
 	{
 		segments[0] = SEGMENT_PERMANENT;
@@ -166,12 +175,34 @@ ring_live_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments)
 		last = Min(last, ring_epoch(ring, now + reach + RING_SLACK(ring)));
 	}
 	segments[n++] = ring_segment(ring, newest);
-	for (int64 epoch = first; epoch <= last; epoch++)
+	for (int64 epoch = first; epoch < first + RING_SLOTS; epoch++)
 	{
 		if (epoch != newest)
 			segments[n++] = ring_segment(ring, epoch);
+		if (epoch <= last)
+			*nlive = n;
 	}
 	return n;
+}
+
+/*
+ * In which epoch, or later, must a segment that isn't live have been seen
+ * empty to be clean at this moment?  Nobody puts a row into e-1 in epoch e;
+ * what was put into another since the epoch before its last turn ended is of
+ * scopes for which it is live.
+ */
+int64
+ring_clean_epoch(Segment segment, TimestampTz now)
+{
+	Ring		ring = ring_of(segment);
+	int64		epoch = ring_epoch(ring, now);
+	int64		serves = ring_segment_epoch(segment, now);
+
+	if (serves >= epoch)
+		return serves - RING_SLOTS + 1;
+	if (ring_epoch(ring, now + RING_SLACK(ring)) != epoch)
+		return PG_INT64_MAX;
+	return epoch;
 }
 
 /*

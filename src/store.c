@@ -7,19 +7,13 @@
  * catalogs are, so that nobody's trigger, rule, default or search_path takes
  * part, and so that a probe can see what another transaction is writing.
  *
- * Locking rules:
- *	- The caller holds the policy lock while a store is open.
- *	- store_open() locks tables; it is called before any key's lock is taken.
- *	- Every write, and every probe that a write depends on, happens under the
- *	  key's lock (identity.c).  That makes a probe exact: without it, a scan
- *	  that has read the index page could miss a row moved meanwhile.  It also
- *	  means that "somebody is changing this row" is the same as "its xmin or
- *	  xmax is in progress".
- *	- A table that was written stays locked until the transaction ends, so
- *	  that it isn't rotated away under it; the others are released at once.
+ * Locking rule: every write, and every probe that a write depends on, happens
+ * under the key's lock (identity.c), in tables that store_open.c has locked.
+ * That makes a probe exact: without it, a scan that has read the index page
+ * could miss a row moved meanwhile.  It also means that "somebody is changing
+ * this row" is the same as "its xmin or xmax is in progress".
  *
- * Invariant: among the live segments (ring.c), an identity has at most one row
- * that isn't expired.
+ * Invariant: an identity has at most one row that isn't expired.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,179 +36,6 @@
 #include "errors.h"
 #include "fault.h"
 #include "store.h"
-
-/* Lock and open one segment's table, checked. */
-static StoreSegment *
-store_open_segment(Store *store, Segment segment)
-{
-	StoreSegment *seg = &store->segments[store->nsegments];
-
-	memset(seg, 0, sizeof(*seg));
-	seg->segment = segment;
-	seg->heap = table_open(catalog_segment_table(segment), store->lockmode);
-	if (unlikely(!catalog_segment_is_checked(segment)))
-	{
-		catalog_require_plain(seg->heap, catalog_segment_index(segment));
-		catalog_segment_checked(segment);
-	}
-	store->nsegments++;
-	return seg;
-}
-
-/* Release a segment; its table stays locked if it was written. */
-static void
-store_close_segment(Store *store, StoreSegment *seg)
-{
-	if (seg->scan)
-		index_endscan(seg->scan);
-	if (seg->slot)
-		ExecDropSingleTupleTableSlot(seg->slot);
-	if (seg->index)
-		index_close(seg->index, store->lockmode);
-	table_close(seg->heap, seg->written ? NoLock : store->lockmode);
-}
-
-/*
- * The segments in which a live row of this policy can be at this moment,
- * those of its ring first.  Returns how many.
- */
-static int
-store_live_segments(const Policy *policy, TimestampTz now, Segment *segments)
-{
-	Ring		own = ring_for(policy->retention);
-	int			n = 0;
-
-	for (int i = 0; i < RING_COUNT; i++)
-	{
-		Ring		ring = (Ring) ((own + i) % RING_COUNT);
-
-		if (policy->kept_until[ring] > now)
-			n += ring_live_segments(ring, now, RETENTION_FOREVER,
-									segments + n);
-		else if (ring == own)
-			n += ring_live_segments(ring, now, policy->retention,
-									segments + n);
-	}
-	return n;
-}
-
-/*
- * Lock and open the segments in which a live row of this policy can be, and
- * verify, with a clock read after the locks are held, that they are those.
- *
- * The snapshot is NULL for a store that decides or writes (it then reads what
- * other transactions are writing, too), or the MVCC snapshot of a mere reader.
- */
-void
-store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
-		   Snapshot snapshot)
-{
-	store->lockmode = lockmode;
-	InitDirtySnapshot(store->dirty);
-	store->snapshot = snapshot ? snapshot : &store->dirty;
-
-	for (;;)
-	{
-		Segment		live[SEGMENT_COUNT];
-		int			n = store_live_segments(policy, clock_now(), live);
-
-		store->nsegments = 0;
-		for (int i = 0; i < n; i++)
-			(void) store_open_segment(store, live[i]);
-		if (likely(store_ready(store, policy, clock_now())))
-			return;
-		store_close(store);
-	}
-}
-
-/*
- * Lock and open the given segments, to write rows whose place is known.  A
- * segment that is named twice is opened once.
- */
-void
-store_open_segments(Store *store, const Segment *segments, int n)
-{
-	store->lockmode = RowExclusiveLock;
-	InitDirtySnapshot(store->dirty);
-	store->snapshot = &store->dirty;
-	store->nsegments = 0;
-	for (int i = 0; i < n; i++)
-	{
-		if (i == 0 || segments[i] != segments[0])
-			(void) store_open_segment(store, segments[i]);
-	}
-}
-
-/* Is the segment among those opened? */
-static bool
-store_has(const Store *store, Segment segment)
-{
-	for (int i = 0; i < store->nsegments; i++)
-	{
-		if (store->segments[i].segment == segment)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Are the opened segments still all that count at this moment?  To be asked
- * with the clock that a decision is made by, after the keys' locks are taken.
- */
-bool
-store_ready(Store *store, const Policy *policy, TimestampTz now)
-{
-	Segment		live[SEGMENT_COUNT];
-	int			n = store_live_segments(policy, now, live);
-
-	for (int i = 0; i < n; i++)
-	{
-		if (!store_has(store, live[i]))
-			return false;
-	}
-	for (int i = 0; i < store->nsegments; i++)
-		store->segments[i].sized = false;
-	return true;
-}
-
-/*
- * Was the segment empty when the caller had got the locks of the keys it asks
- * for?  Then it holds none of them: whoever wrote one did so before that.  A
- * serializable reader has to scan even an empty one, or nobody knows that it
- * has looked.
- */
-static bool
-store_is_empty(const Store *store, StoreSegment *seg)
-{
-	if (IsolationIsSerializable() && store->snapshot != &store->dirty)
-		return false;
-	if (!seg->sized)
-	{
-		seg->empty = !catalog_segment_is_filled(seg->segment, seg->heap);
-		seg->sized = true;
-	}
-	return seg->empty;
-}
-
-/*
- * Open as store_open() does, take the key's lock, and read the clock by which
- * to decide.
- */
-void
-store_open_locked(Store *store, const Policy *policy, Identity *identity,
-				  TimestampTz *now)
-{
-	for (;;)
-	{
-		store_open(store, policy, RowExclusiveLock, NULL);
-		identity_lock(identity);
-		*now = clock_now();
-		if (likely(store_ready(store, policy, *now)))
-			return;
-		identity_unlock(identity_id(identity));
-		store_close(store);
-	}
-}
 
 /* The opened segment; it is an internal error if it isn't opened. */
 static StoreSegment *
@@ -407,6 +228,37 @@ store_fetch(Store *store, const KeyPlace *place, KeyRow *row)
 	ReleaseBuffer(buffer);
 }
 
+/*
+ * Another row with the id of the tuple just written at tid is in the segment:
+ * a leftover of an earlier turn of the ring, which nobody has cleaned up yet,
+ * and which the caller's probe passed over for one that expires later.  Delete
+ * it.  Anything else is against the invariant, and an internal error.
+ */
+static void
+store_evict(Store *store, StoreSegment *seg, Identity *identity,
+			ItemPointer tid)
+{
+	store_rescan(store, seg, identity_id(identity));
+	while (index_getnext_slot(seg->scan, ForwardScanDirection, seg->slot))
+	{
+		ItemPointerData other = seg->slot->tts_tid;
+		Probe		probe = {PROBE_NONE};
+
+		if (ItemPointerEquals(&other, tid))
+			continue;
+		store_take(store, seg, identity, &probe);
+		if (TransactionIdIsValid(store->dirty.xmin) ||
+			TransactionIdIsValid(store->dirty.xmax) ||
+			probe.row.expires_at > clock_now())
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("idempotency key is stored twice in table \"%s\"",
+							segment_name(seg->segment))));
+		simple_heap_delete(seg->heap, &other);
+	}
+	ExecClearTuple(seg->slot);
+}
+
 /* Give a tuple just written its index entry. */
 static void
 store_index_insert(Store *store, StoreSegment *seg, Identity *identity,
@@ -416,10 +268,13 @@ store_index_insert(Store *store, StoreSegment *seg, Identity *identity,
 	IndexInfo  *info = BuildIndexInfo(index);
 	Datum		value = UUIDPGetDatum(identity_id(identity));
 	bool		isnull = false;
+	bool		unique;
 
-	index_insert(index, &value, &isnull, tid, seg->heap,
-				 UNIQUE_CHECK_YES, false, info);
+	unique = index_insert(index, &value, &isnull, tid, seg->heap,
+						  UNIQUE_CHECK_PARTIAL, false, info);
 	pfree(info);
+	if (unlikely(!unique))
+		store_evict(store, seg, identity, tid);
 }
 
 /*
@@ -517,15 +372,6 @@ store_delete(Store *store, const KeyPlace *place)
 	seg->written = true;
 	simple_heap_delete(seg->heap, &tid);
 	CommandCounterIncrement();
-}
-
-/* Close all segments. */
-void
-store_close(Store *store)
-{
-	for (int i = 0; i < store->nsegments; i++)
-		store_close_segment(store, &store->segments[i]);
-	store->nsegments = 0;
 }
 
 /*

@@ -68,6 +68,7 @@ extern void store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 extern void store_open_locked(Store *store, const Policy *policy,
 							  Identity *identity, TimestampTz *now);
 extern void store_open_segments(Store *store, const Segment *segments, int n);
+extern bool store_is_empty(const Store *store, StoreSegment *seg);
 extern bool store_ready(Store *store, const Policy *policy, TimestampTz now);
 extern void store_probe(Store *store, Identity *identity, TimestampTz now,
 						Probe *probe);

@@ -22,6 +22,7 @@ CREATE TABLE idempotency.scope_policy (
 	kept_week_until pg_catalog.timestamptz,
 	kept_month_until pg_catalog.timestamptz,
 	kept_permanent_until pg_catalog.timestamptz,
+	kept_xid pg_catalog.xid8,
 	CONSTRAINT scope_policy_pkey PRIMARY KEY (scope)
 );
 COMMENT ON TABLE idempotency.scope_policy IS
