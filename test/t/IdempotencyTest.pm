@@ -13,10 +13,14 @@ use warnings;
 use Exporter 'import';
 use File::Spec;
 use FindBin;
+use IO::Handle;
+use IPC::Open2;
 use IPC::Run;
+use POSIX qw(_exit);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   have_test_library
@@ -30,6 +34,11 @@ our @EXPORT = qw(
   wait_pgbench
   duplicates
   try_start
+  start_clients
+  move_clients
+  stop_clients
+  read_journals
+  broken_promises
 );
 
 my $server_conf = q{
@@ -203,9 +212,199 @@ sub try_start
 			$node->_update_pid(1);
 			return;
 		}
-		select(undef, undef, undef, 0.1);
+		sleep(0.1);
 	}
 	die 'could not start the server again';
+}
+
+#----------------------------------------------------------------------
+# Clients with a journal outside the server, synced to disk: what they are about
+# to send, and what they were answered.  A client that loses its connection does
+# not know whether its transaction has committed; it sends the same key again
+# until it is answered.
+#----------------------------------------------------------------------
+
+# Append a line to the journal, on disk when this returns.
+sub journal
+{
+	my ($file, $line) = @_;
+
+	print $file "$line\n";
+	$file->flush;
+	$file->sync;
+	return;
+}
+
+# Send one batch; returns its output, or undef if the connection was lost, on
+# which a FATAL error may or may not have come through before.
+sub ask
+{
+	my ($clients, $session, $sql) = @_;
+	my $answer = '';
+
+	if (!$$session)
+	{
+		my ($out, $in);
+		my $connstr = slurp_file("$clients->{dir}/connstr");
+		my $pid = open2($out, $in, $clients->{psql}, '-XAtq', '-d', $connstr);
+
+		$$session = { pid => $pid, in => $in, out => $out };
+	}
+	if (print { $$session->{in} } "$sql\n\\echo END :ERROR\n" and $$session->{in}->flush)
+	{
+		while (defined(my $line = readline $$session->{out}))
+		{
+			return $answer if $line eq "END false\n";
+			last if $line eq "END true\n";
+			$answer .= $line;
+		}
+	}
+	close $$session->{in};
+	close $$session->{out};
+	waitpid $$session->{pid}, 0;
+	$$session = undef;
+	return;
+}
+
+# Deliver until told to stop.
+sub client
+{
+	my ($clients, $number) = @_;
+	my $async = defined $clients->{async} && $number == $clients->{async};
+	my $unsynced = $async ? 'SET LOCAL synchronous_commit = off\;' : '';
+	my $dir = $clients->{dir};
+	my $session;
+
+	local $SIG{PIPE} = 'IGNORE';
+	srand($number * 1000 + $$);
+	open(STDERR, '>', "$dir/stderr.$number") or _exit(1);
+	open(my $file, '>', "$dir/journal.$number") or _exit(1);
+	until (-e "$dir/stop")
+	{
+		my $space = int(time() / 2);
+		my $key = ($async ? 'async' : 'sync') . "-$space-" . int(rand(150));
+		my $row = "$number-$space-" . rand();
+		my $late = rand() < 0.2 ? '\; SELECT pg_sleep(0.02)' : '';
+		my $sql = "BEGIN\\; $unsynced SELECT deliver('$key')\\; COMMIT$late;";
+		my $answer;
+
+		journal($file, "send $key");
+		until (defined($answer = ask($clients, \$session, $sql)))
+		{
+			journal($file, "lost $key");
+			sleep(0.02);
+		}
+		$answer =~ s/\s*$//;
+		journal($file, "answer $key $answer");
+
+		# the control: a row without a claim, and time to lose the answer
+		next unless defined $clients->{unchecked} && $number == $clients->{unchecked};
+		$sql = "BEGIN\\; INSERT INTO unchecked VALUES ('$row')\\; COMMIT\\; SELECT pg_sleep(0.02);";
+		sleep(0.01) until defined ask($clients, \$session, $sql);
+	}
+	_exit(0);
+}
+
+# Start n clients; unchecked => the number of one that also writes rows without
+# a claim into table unchecked, async => of one that commits asynchronously.
+sub start_clients
+{
+	my ($node, $n, %opt) = @_;
+	my $clients = {
+		%opt,
+		dir => PostgreSQL::Test::Utils::tempdir(),
+		psql => $node->installed_command('psql'),
+		pids => []
+	};
+
+	move_clients($clients, $node);
+	foreach my $number (0 .. $n - 1)
+	{
+		my $pid = fork() // die "could not fork: $!";
+
+		client($clients, $number) if $pid == 0;
+		push @{ $clients->{pids} }, $pid;
+	}
+	return $clients;
+}
+
+# From their next connection on, the clients talk to this server.
+sub move_clients
+{
+	my ($clients, $node) = @_;
+
+	append_to_file("$clients->{dir}/connstr.new", $node->connstr('postgres'));
+	rename("$clients->{dir}/connstr.new", "$clients->{dir}/connstr")
+	  or die "could not rename: $!";
+	return;
+}
+
+# Tell the clients to end, and wait until they have.
+sub stop_clients
+{
+	my ($clients) = @_;
+
+	append_to_file("$clients->{dir}/stop", '');
+	$clients->{failed} = 0;
+	foreach my $pid (@{ $clients->{pids} })
+	{
+		waitpid $pid, 0;
+		$clients->{failed}++ if $? != 0;
+	}
+	return;
+}
+
+# What the clients were told, in all.  {told} has, for each key, the transaction
+# that is said to have executed it; an asynchronous client's are left out.
+sub read_journals
+{
+	my ($clients) = @_;
+	my (%told, %executed);
+	my %result = (
+		answers => 0,
+		lost => 0,
+		resolved => 0,
+		strange => '',
+		told => \%told);
+
+	foreach my $number (0 .. $#{ $clients->{pids} })
+	{
+		my %open;
+
+		foreach my $line (split /\n/, slurp_file("$clients->{dir}/journal.$number"))
+		{
+			my ($what, $key, $answer) = split / /, $line, 3;
+
+			$open{$key} = 1 if $what eq 'lost';
+			$result{lost}++ if $what eq 'lost';
+			next if $what ne 'answer';
+			$result{answers}++;
+			if ($answer !~ /^(execute|replay): by (\d+)$/)
+			{
+				$result{strange} .= "$line\n";
+				next;
+			}
+			$result{resolved}++ if delete $open{$key} && $1 eq 'replay';
+			next if $key =~ /^async/;
+			$told{$key}{$2} = 1;
+			$executed{$key}++ if $1 eq 'execute';
+		}
+	}
+	$result{keys} = keys %told;
+	$result{executed_twice} = grep { $_ > 1 } values %executed;
+	$result{contradicted} = grep { keys %$_ > 1 } values %told;
+	return \%result;
+}
+
+# How many keys have not the effect that a client was told of?
+sub broken_promises
+{
+	my ($node, $result) = @_;
+	my %effect = map { split /\|/ } split /\n/,
+	  $node->safe_psql('postgres', q{SELECT key, xid FROM effect WHERE key LIKE 'sync-%'});
+
+	return scalar grep { !exists $effect{$_} || !exists $result->{told}{$_}{ $effect{$_} } }
+	  keys %{ $result->{told} };
 }
 
 1;
