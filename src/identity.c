@@ -24,6 +24,7 @@
 #include "storage/lock.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "digest.h"
 #include "errors.h"
 #include "fault.h"
