@@ -6,7 +6,8 @@
 #	make demo		builds, installs, and runs a retry storm to watch
 #	make test		runs everything that tests
 # For developers:
-#	make bench		measures (docs: doc/performance.md)
+#	make majors		tests on other majors of PostgreSQL, for a release
+#	make bench		measures (doc/performance.md)
 #	make testlib	the library with fault points, for tests only
 
 #------------------------------------------------------------------------
@@ -34,7 +35,7 @@ DOCS = README.md
 #------------------------------------------------------------------------
 REGRESS = install identity canonical claim settle policy batch run trigger \
 	lookup maintain security
-ISOLATION = race savepoint levels wait batch policy
+ISOLATION = race savepoint levels wait batch policy trigger control
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
@@ -50,7 +51,7 @@ PG_CPPFLAGS = -Isrc -DPGDLLEXPORT='__attribute__((visibility("default")))'
 # -MMD: PGXS tracks no headers, and a stale object corrupts the heap
 PG_CFLAGS = -fvisibility=hidden -MMD -MP
 EXTRA_CLEAN = src/*.d src/*.bc build $(SCRIPT) results test/results \
-	test/output_iso regression.diffs regression.out tmp
+	test/output_iso regression.diffs regression.out
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -80,9 +81,11 @@ $(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
 #------------------------------------------------------------------------
 # from a bare machine
 #------------------------------------------------------------------------
-.PHONY: test demo demo-stop bench
+.PHONY: test majors demo demo-stop bench
 test:
 	REGRESS="$(REGRESS)" ISOLATION="$(ISOLATION)" bash test/run.sh
+majors:
+	REGRESS="$(REGRESS)" ISOLATION="$(ISOLATION)" bash test/majors.sh
 demo:
 	bash test/demo/demo.sh
 demo-stop:

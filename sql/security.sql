@@ -154,7 +154,8 @@ SHOW idempotency.busy_retry_after;
 RESET idempotency.busy_retry_after;
 SET idempotency.nonsense = 1;
 RESET ROLE;
--- out of range
+-- out of range (the wording is PostgreSQL's, and changes)
+\set VERBOSITY sqlstate
 SET idempotency.max_wait = -1;
 SET idempotency.max_wait = '25 days';
 SET idempotency.busy_retry_after = 0;
@@ -162,6 +163,7 @@ SET idempotency.busy_retry_after = '2 h';
 SET idempotency.maintain_lock_timeout = '61 s';
 SET idempotency.maintain_pages = 0;
 SET idempotency.maintain_pages = 'many';
+\set VERBOSITY default
 -- values set before the library is loaded count no more than after
 \c -
 \pset null '(null)'
