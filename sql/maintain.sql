@@ -27,7 +27,9 @@ SELECT count(*) FROM idempotency.claim_many('maintain.permanent', ARRAY(SELECT i
 SELECT count(idempotency.finish('maintain.permanent', i::text, repeat('r', 300), retention => '1 s')) FROM generate_series(1, 299) AS i;
 SELECT idempotency.finish('maintain.permanent', '300', 'for ever') AS expires_at;
 COMMIT;
-SELECT pg_sleep(1.1);
+-- it is not deleted at once, lest a clock that is set back finds it missing
+SELECT count(*) AS deleted FROM idempotency.maintain() WHERE object = 'key_permanent';
+UPDATE idempotency.key_permanent SET expires_at = expires_at - interval '1 day' WHERE scope = 'maintain.permanent' AND isfinite(expires_at);
 SELECT expired, count(*) FROM idempotency.keys WHERE scope = 'maintain.permanent' GROUP BY expired ORDER BY expired;
 DELETE FROM idempotency.segment_state;
 -- not all pages at once
@@ -50,36 +52,8 @@ SELECT outcome, attempt FROM idempotency.claim('maintain.permanent', '1');
 ROLLBACK;
 
 --
--- A table whose time is over is emptied as a whole, whatever is in it; all
--- others stay as they are
+-- Rotation needs a clock that can be moved: test/t/005_rotation.pl.
 --
--- of the rings that are not about to begin a new epoch: the table of the one
--- before (epochs count from 2000; table n has those with epoch mod 4 = n)
-CREATE FUNCTION maintain_test.over() RETURNS text LANGUAGE sql AS $$
-SELECT format('key_%s_%s', name, (floor(now / width)::bigint + 3) % 4)
-FROM (VALUES (1, 'month', 32 * 86400), (2, 'week', 8 * 86400), (3, 'day', 30 * 3600), (4, 'short', 2 * 3600)) AS ring(n, name, width),
-     (SELECT extract(epoch FROM clock_timestamp() - '2000-01-01 00:00 UTC'::timestamptz)) AS clock(now)
-WHERE now - floor(now / width) * width < 0.87 * width
-ORDER BY n LIMIT 1
-$$;
-SELECT maintain_test.over() AS segment \gset
-SELECT idempotency.once('maintain.rotate', 'alive');
-INSERT INTO idempotency.:"segment" (id, expires_at, claimed_at, attempt, state, scope, principal, key)
-SELECT md5(i::text)::uuid, now() - interval '1 year', now() - interval '2 years', 1, 's', 'maintain.rotate', '', i::text FROM generate_series(1, 1000) AS i;
-SELECT key FROM idempotency.keys WHERE scope = 'maintain.rotate' AND NOT expired;
-SELECT duty, object = :'segment' AS that_table, result, amount > 100000 AS bytes FROM idempotency.maintain();
-SELECT pg_relation_size('idempotency.' || :'segment') AS size;
-SELECT key FROM idempotency.keys WHERE scope = 'maintain.rotate';
-SELECT idempotency.once('maintain.rotate', 'alive');
-SELECT * FROM idempotency.maintain();
--- rolled back, it has not been
-INSERT INTO idempotency.:"segment" (id, expires_at, claimed_at, attempt, state, scope, principal, key)
-VALUES (md5('1')::uuid, now() - interval '1 year', now() - interval '2 years', 1, 's', 'maintain.rotate', '', '1');
-BEGIN;
-SELECT duty, result FROM idempotency.maintain();
-ROLLBACK;
-SELECT key FROM idempotency.keys WHERE scope = 'maintain.rotate' AND expired;
-SELECT duty, result FROM idempotency.maintain();
 
 --
 -- It runs in a transaction that has claimed nothing

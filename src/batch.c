@@ -189,7 +189,7 @@ batch_decide_chunk(Batch *batch)
 
 	batch_lock(batch, n);
 	now = clock_now();
-	while (!store_ready(&batch->store, &batch->policy, now))
+	while (!store_ready(&batch->store, now))
 	{
 		batch_unlock(batch, start, n);
 		store_close(&batch->store);

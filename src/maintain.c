@@ -204,18 +204,19 @@ maintain_rotate(Segment segment, ReturnSetInfo *result)
 }
 
 /*
- * Delete one expired row, unless somebody is using its key or has changed it
- * since the scan's snapshot.  Returns whether it was deleted.
+ * Delete a row that expired before the given moment, unless somebody is using
+ * its key or has changed it since the scan's snapshot.  Returns whether it was
+ * deleted.
  */
 static bool
-maintain_delete(Relation rel, HeapTuple tuple, TimestampTz now)
+maintain_delete(Relation rel, HeapTuple tuple, TimestampTz deletable)
 {
 	Identity	identity;
 	KeyRow		row;
 	bool		deleted;
 
 	keyrow_deform(RelationGetDescr(rel), tuple, &row, &identity);
-	if (row.expires_at > now)
+	if (row.expires_at > deletable)
 		return false;
 	if (!identity_trylock(identity_id(&identity)))
 		return false;
@@ -230,7 +231,7 @@ maintain_delete(Relation rel, HeapTuple tuple, TimestampTz now)
  * InvalidBlockNumber at the end.
  */
 static BlockNumber
-maintain_clean_pages(Relation rel, BlockNumber first, TimestampTz now,
+maintain_clean_pages(Relation rel, BlockNumber first, TimestampTz deletable,
 					 int64 *deleted)
 {
 	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
@@ -248,7 +249,7 @@ maintain_clean_pages(Relation rel, BlockNumber first, TimestampTz now,
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (maintain_delete(rel, tuple, now))
+		if (maintain_delete(rel, tuple, deletable))
 		{
 			(*deleted)++;
 			FAULT_POINT("sweep.mid_batch");
@@ -287,7 +288,8 @@ maintain_clean(Segment segment, int64 epoch, ReturnSetInfo *result)
 		next = MaxBlockNumber;	/* nothing to do, nothing to remember */
 	else
 		next = maintain_clean_pages(rel, (BlockNumber) state.next_block,
-									clock_now(), &deleted);
+									ring_deletable(ring_of(segment),
+												   clock_now()), &deleted);
 	table_close(rel, NoLock);
 	if (next == MaxBlockNumber)
 		return;

@@ -19,9 +19,9 @@
  * since anything was put there that could matter.
  *
  * Clocks that are set back: a row is looked for as if the clock could be
- * ahead by an eighth of the width (RING_SLACK), and nothing is truncated, or
- * taken for clean, in the last eighth of an epoch; so a step back of up to
- * that much neither hides a row nor loses one.
+ * ahead by an eighth of the width (RING_SLACK), nothing is taken for clean in
+ * the last eighth of an epoch, and nothing is truncated in the last or the
+ * first; so a step back of up to that much neither hides a row nor loses one.
  *
  * No catalog, no state: everything here is arithmetic.
  *
@@ -151,13 +151,15 @@ ring_segment_epoch(Segment segment, TimestampTz now)
  * The segments of a ring: first those in which a live row can be, given that
  * no row lives longer than reach (microseconds from now; RETENTION_FOREVER for
  * "not known"), *nlive of them, the one that the newest rows are in before the
- * others; then those that only a row of a long transaction can be in.  Returns
- * how many there are in all.
+ * others; then those that only a row of a long transaction can be in.  Lowers
+ * *until to the moment at which another segment becomes live.  Returns how
+ * many there are in all.
  */
 int
 ring_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments,
-			  int *nlive)
+			  int *nlive, TimestampTz *until)
 {
+	int64		width = rings[ring].width;
 	int64		first = ring_epoch(ring, now);
 	int64		last = first + 2;
 	int64		newest = first;
@@ -169,10 +171,17 @@ ring_segments(Ring ring, TimestampTz now, int64 reach, Segment *segments,
 		segments[0] = SEGMENT_PERMANENT;
 		return 1;
 	}
-	if (reach <= 2 * rings[ring].width)
+	*until = Min(*until, (first + 1) * width);
+	if (reach <= 2 * width)
 	{
+		int64		reached = now + reach + RING_SLACK(ring);
+
 		newest = ring_epoch(ring, now + reach);
-		last = Min(last, ring_epoch(ring, now + reach + RING_SLACK(ring)));
+		if (ring_epoch(ring, reached) < last)
+		{
+			last = ring_epoch(ring, reached);
+			*until = Min(*until, now + (last + 1) * width - reached);
+		}
 	}
 	segments[n++] = ring_segment(ring, newest);
 	for (int64 epoch = first; epoch < first + RING_SLOTS; epoch++)
@@ -216,7 +225,18 @@ ring_may_truncate(Segment segment, TimestampTz now)
 
 	return ring != RING_PERMANENT &&
 		ring_segment_epoch(segment, now) == ring_epoch(ring, now) - 1 &&
-		ring_epoch(ring, now) == ring_epoch(ring, now + RING_SLACK(ring));
+		ring_epoch(ring, now) == ring_epoch(ring, now + RING_SLACK(ring)) &&
+		ring_epoch(ring, now) == ring_epoch(ring, now - RING_SLACK(ring));
+}
+
+/*
+ * What has expired up to this moment may be deleted: not at once, lest a
+ * clock that is set back finds it missing.
+ */
+TimestampTz
+ring_deletable(Ring ring, TimestampTz now)
+{
+	return now - RING_SLACK(ring);
 }
 
 /* When does what is settled at this moment stop to count? */

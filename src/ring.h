@@ -44,9 +44,10 @@ extern Segment ring_segment(Ring ring, int64 epoch);
 extern Segment ring_segment_at(Ring ring, TimestampTz expires_at);
 extern int64 ring_segment_epoch(Segment segment, TimestampTz now);
 extern int	ring_segments(Ring ring, TimestampTz now, int64 reach,
-						  Segment *segments, int *nlive);
+						  Segment *segments, int *nlive, TimestampTz *until);
 extern int64 ring_clean_epoch(Segment segment, TimestampTz now);
 extern bool ring_may_truncate(Segment segment, TimestampTz now);
+extern TimestampTz ring_deletable(Ring ring, TimestampTz now);
 extern TimestampTz ring_expiry(TimestampTz from, int64 retention);
 
 #endif							/* IDEMPOTENCY_RING_H */

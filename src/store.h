@@ -42,6 +42,8 @@ typedef struct Store
 	LOCKMODE	lockmode;
 	SnapshotData dirty;			/* what the probes' scans read with */
 	Snapshot	snapshot;		/* points to dirty, or an MVCC snapshot */
+	TimestampTz valid_from;		/* the segments are those of this period */
+	TimestampTz valid_until;
 	int			nsegments;
 	StoreSegment segments[SEGMENT_COUNT];
 } Store;
@@ -69,7 +71,7 @@ extern void store_open_locked(Store *store, const Policy *policy,
 							  Identity *identity, TimestampTz *now);
 extern void store_open_segments(Store *store, const Segment *segments, int n);
 extern bool store_is_empty(const Store *store, StoreSegment *seg);
-extern bool store_ready(Store *store, const Policy *policy, TimestampTz now);
+extern bool store_ready(Store *store, TimestampTz now);
 extern void store_probe(Store *store, Identity *identity, TimestampTz now,
 						Probe *probe);
 extern void store_fetch(Store *store, const KeyPlace *place, KeyRow *row);

@@ -88,6 +88,7 @@ store_predecessors_run(const Policy *policy)
 /* the segments to look into, and what is known of them */
 typedef struct StorePlan
 {
+	TimestampTz until;			/* when this ceases to be true */
 	int			n;
 	Segment		segments[SEGMENT_COUNT];
 	bool		live[SEGMENT_COUNT];	/* else only long transactions' rows */
@@ -99,7 +100,8 @@ store_plan_ring(StorePlan *plan, Ring ring, TimestampTz now, int64 reach)
 {
 	Segment		segments[RING_SLOTS];
 	int			nlive;
-	int			n = ring_segments(ring, now, reach, segments, &nlive);
+	int			n = ring_segments(ring, now, reach, segments, &nlive,
+								  &plan->until);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -123,6 +125,7 @@ store_plan(StorePlan *plan, const Policy *policy, TimestampTz now)
 	Ring		own = ring_for(policy->retention);
 	bool		predecessors = store_predecessors_run(policy);
 
+	plan->until = DT_NOEND;
 	plan->n = 0;
 	for (int i = 0; i < RING_COUNT; i++)
 	{
@@ -175,6 +178,8 @@ store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 		TimestampTz now = clock_now();
 
 		store_plan(&plan, policy, now);
+		store->valid_from = now;
+		store->valid_until = plan.until;
 		store->nsegments = 0;
 		for (int i = 0; i < plan.n; i++)
 		{
@@ -182,7 +187,7 @@ store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 			if (!plan.live[i])
 				store_drop_if_clean(store, now);
 		}
-		if (likely(store_ready(store, policy, clock_now())))
+		if (likely(store_ready(store, clock_now())))
 			return;
 		store_close(store);
 	}
@@ -206,33 +211,15 @@ store_open_segments(Store *store, const Segment *segments, int n)
 	}
 }
 
-/* Is the segment among those opened? */
-static bool
-store_has(const Store *store, Segment segment)
-{
-	for (int i = 0; i < store->nsegments; i++)
-	{
-		if (store->segments[i].segment == segment)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Are the opened segments still all that count at this moment?  To be asked
  * with the clock that a decision is made by, after the keys' locks are taken.
  */
 bool
-store_ready(Store *store, const Policy *policy, TimestampTz now)
+store_ready(Store *store, TimestampTz now)
 {
-	StorePlan	plan;
-
-	store_plan(&plan, policy, now);
-	for (int i = 0; i < plan.n; i++)
-	{
-		if (plan.live[i] && !store_has(store, plan.segments[i]))
-			return false;
-	}
+	if (now < store->valid_from || now >= store->valid_until)
+		return false;
 	for (int i = 0; i < store->nsegments; i++)
 		store->segments[i].sized = false;
 	return true;
@@ -270,7 +257,7 @@ store_open_locked(Store *store, const Policy *policy, Identity *identity,
 		store_open(store, policy, RowExclusiveLock, NULL);
 		identity_lock(identity);
 		*now = clock_now();
-		if (likely(store_ready(store, policy, *now)))
+		if (likely(store_ready(store, *now)))
 			return;
 		identity_unlock(identity_id(identity));
 		store_close(store);

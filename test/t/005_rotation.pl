@@ -234,6 +234,56 @@ $clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->
 }
 
 #----------------------------------------------------------------------
+# a leftover lies in the table that the key moves to
+#----------------------------------------------------------------------
+{
+	# each key leaves a row that expires in epoch 100; a retry moves from
+	# epoch 102's table into that of 104, which is the same as 100's
+	set_clock($clock, 100, 600);
+	foreach my $key ('again-finish', 'again-fail', 'again-release', 'again-rollback')
+	{
+		$clock->query_safe(qq{
+			SELECT idempotency.finish('long', '$key', 'first', retention => '10 min')
+			FROM idempotency.claim('long', '$key')});
+	}
+	my $table = table_of($clock, 'long', 'again-finish');
+	set_clock($clock, 101, 600);
+	foreach my $key ('again-finish', 'again-fail', 'again-release', 'again-rollback')
+	{
+		is( $clock->query_safe(qq{
+				SELECT c.outcome, f.outcome FROM idempotency.claim('long', '$key') AS c,
+					LATERAL idempotency.fail('long', '$key', 'broken',
+						retry_after_ms => 0, retention => '2 h') AS f}),
+			'execute|retry_later',
+			"$key: the second life begins with a failure");
+	}
+	set_clock($clock, 102, 300);
+	$clock->query_safe(q{
+		SELECT idempotency.finish('long', 'again-finish', 'second')
+		FROM idempotency.claim('long', 'again-finish')});
+	is(table_of($clock, 'long', 'again-finish'), $table, 'again-finish: moved to where it was before');
+	$clock->query_safe(q{
+		SELECT f.outcome FROM idempotency.claim('long', 'again-fail') AS c,
+			LATERAL idempotency.fail('long', 'again-fail', 'declined', retryable => false) AS f});
+	$clock->query_safe(q{BEGIN; SELECT idempotency.claim('long', 'again-release');
+		SELECT idempotency.release('long', 'again-release'); COMMIT;});
+	$clock->query_safe(q{BEGIN; SELECT idempotency.claim('long', 'again-rollback');
+		SELECT idempotency.finish('long', 'again-rollback'); ROLLBACK;});
+	is( $clock->query_safe(q{
+			SELECT string_agg(outcome || coalesce(' ' || response, '') || coalesce(' ' || error, ''), ', ')
+			FROM unnest(ARRAY['finish', 'fail', 'release', 'rollback']) AS k,
+				LATERAL idempotency.peek('long', 'again-' || k)}),
+		'replay second, replay declined, retry_later broken, retry_later broken',
+		'again: what counts is the later row');
+	is(maintain($clock) =~ /\|done\|(\d+)/ ? 'cleaned' : 'nothing to clean',
+		'cleaned', 'again: leftovers are cleaned');
+	is( $clock->query_safe(
+			q{SELECT count(*), count(DISTINCT key) FROM idempotency.keys WHERE key LIKE 'again-%'}),
+		'4|4',
+		'again: one row for each key is left');
+}
+
+#----------------------------------------------------------------------
 # a claim that runs longer than its epoch, and longer than its retention
 #----------------------------------------------------------------------
 {
@@ -350,6 +400,23 @@ $clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->
 	maintain($clock);
 	set_clock($clock, 64, 300 + 3600 - 120);
 	is(probe($clock, 'hour', 'back-hour'), 'replay', 'back: known, as it has not expired then');
+
+	# a table is truncated right behind a boundary, and the clock set back
+	set_clock($clock, 110, 1200);
+	settle($clock, 'hour', 'just');
+	set_clock($clock, 110, 4740);
+	is(probe($clock, 'hour', 'just'), 'replay', 'back: a minute before it expires');
+	set_clock($clock, 110, 7000);
+	settle($clock, 'hour', 'recent');
+	$clock->query_safe(q{SELECT idempotency.finish('hour', 'brief', 'brief', retention => '2 min')
+		FROM idempotency.claim('hour', 'brief')});
+	set_clock($clock, 111, 120);
+	maintain($clock);
+	set_clock($clock, 110, 7060);
+	is(probe($clock, 'hour', 'brief'), 'replay', 'back: known, whether maintain() came in between or not');
+	is(probe($clock, 'hour', 'recent'), 'replay', 'back: so is one of the next epoch');
+	set_clock($clock, 111, 1200);
+	like(maintain($clock), qr/truncated/, 'back: it is truncated later in the epoch');
 }
 
 #----------------------------------------------------------------------
