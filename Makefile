@@ -33,15 +33,14 @@ DOCS = README.md
 #------------------------------------------------------------------------
 # tests
 #------------------------------------------------------------------------
+# what "make installcheck" runs, on a running server; the extension is made by
+# the first of them, in a database of their own
 REGRESS = install identity canonical claim settle policy batch run trigger \
 	lookup maintain security
-ISOLATION = race savepoint levels wait batch policy trigger control
-TAP_TESTS = 1
-PROVE_TESTS = test/t/*.pl
-
-# the extension is made by the first test; a server must have no other of it
 REGRESS_OPTS = --encoding=UTF8
-ISOLATION_OPTS = --inputdir=test --outputdir=test
+
+# what needs servers of its own; "make test" starts them
+SPECS = race savepoint levels wait batch policy trigger control
 
 #------------------------------------------------------------------------
 # compiling
@@ -83,9 +82,9 @@ $(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
 #------------------------------------------------------------------------
 .PHONY: test majors demo demo-stop bench
 test:
-	REGRESS="$(REGRESS)" ISOLATION="$(ISOLATION)" bash test/run.sh
+	REGRESS="$(REGRESS)" ISOLATION="$(SPECS)" bash test/run.sh
 majors:
-	REGRESS="$(REGRESS)" ISOLATION="$(ISOLATION)" bash test/majors.sh
+	REGRESS="$(REGRESS)" ISOLATION="$(SPECS)" bash test/majors.sh
 demo:
 	bash test/demo/demo.sh
 demo-stop:
