@@ -132,7 +132,7 @@ batch_take(Batch *batch, BatchItem *item, const Probe *probe, TimestampTz now)
 	item->answer.attempt = pending->row.attempt;
 	item->answer.claimed_at = pending->row.claimed_at;
 	item->answer.expires_at = pending->row.expires_at;
-	if (!claim_replaces(probe, pending->segment, now))
+	if (probe->result == PROBE_NONE)
 		batch->npending++;
 	else
 	{

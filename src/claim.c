@@ -272,18 +272,6 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	txn_change(note, &state);
 }
 
-/*
- * Does the new row take the place of what the probe found?  An expired one in
- * another segment is left there: it will be rotated away.
- */
-bool
-claim_replaces(const Probe *probe, Segment segment, TimestampTz now)
-{
-	return probe->result == PROBE_ROW &&
-		(probe->place.segment == segment || probe->row.expires_at > now ||
-		 probe->own);
-}
-
 /* Take the key: write our row, in the place of what the probe found. */
 static void
 claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
@@ -296,11 +284,11 @@ claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
 	FAULT_POINT("claim.before_insert");
 	claim_new_row(claim, policy, probe, now, &row);
 	segment = ring_segment_at(ring_for(policy->retention), row.expires_at);
-	if (claim_replaces(probe, segment, now))
+	if (probe->result == PROBE_NONE)
+		place = store_insert(store, &claim->identity, &row, segment);
+	else
 		place = store_replace(store, &claim->identity, &row, segment,
 							  &probe->place);
-	else
-		place = store_insert(store, &claim->identity, &row, segment);
 	claim_note(claim, policy, &row, probe, &place);
 	FAULT_POINT("claim.after_insert");
 

@@ -39,8 +39,6 @@ extern bool claim_decide(const ClaimRequest *claim, const Policy *policy,
 						 const Probe *probe, TimestampTz now, Answer *answer);
 extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,
 						  const Probe *probe, TimestampTz now, KeyRow *row);
-extern bool claim_replaces(const Probe *probe, Segment segment,
-						   TimestampTz now);
 extern void claim_note(const ClaimRequest *claim, const Policy *policy,
 					   const KeyRow *row, const Probe *probe,
 					   const KeyPlace *place);

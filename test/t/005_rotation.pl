@@ -161,6 +161,12 @@ $clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->
 {
 	my $locker = session($node);
 
+	# begin with empty tables
+	foreach my $epoch (16 .. 19)
+	{
+		set_clock($clock, $epoch, 3600);
+		maintain($clock);
+	}
 	set_clock($clock, 20, 600);
 	settle($clock, 'hour', 'old-1', 'old-2', 'old-3');
 	my $table = table_of($clock, 'hour', 'old-1');
