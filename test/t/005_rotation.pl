@@ -423,6 +423,20 @@ $clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->
 	is(probe($clock, 'hour', 'recent'), 'replay', 'back: so is one of the next epoch');
 	set_clock($clock, 111, 1200);
 	like(maintain($clock), qr/truncated/, 'back: it is truncated later in the epoch');
+
+	# a key has expired and was claimed anew, and the clock is set back: what
+	# counts is the later one
+	set_clock($clock, 112, 3000);
+	$clock->query_safe(q{SELECT idempotency.finish('long', 'twice', 'first', retention => '1 min')
+		FROM idempotency.claim('long', 'twice')});
+	set_clock($clock, 112, 3100);
+	$clock->query_safe(q{SELECT idempotency.finish('long', 'twice', 'second')
+		FROM idempotency.claim('long', 'twice')});
+	set_clock($clock, 112, 3030);
+	is( $clock->query_safe(q{SELECT response FROM idempotency.claim('long', 'twice')}),
+		'second', 'back: the later of two lives is replayed');
+	is( $clock->query_safe(q{SELECT idempotency.forget('long', 'twice', 'test')}) . probe($clock, 'long', 'twice'),
+		'texecute', 'back: and forgotten, with nothing behind it');
 }
 
 #----------------------------------------------------------------------
