@@ -7,8 +7,8 @@
  * and its row is where txn.c remembers it.  Nothing is searched for, except to
  * tell a caller who holds nothing why.
  *
- * Every write happens under the policy's and the key's lock, as in claim.c,
- * and retention counts from the moment of the settlement.
+ * Retention counts from the moment of the settlement, which can move the row
+ * into another table.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +43,8 @@ typedef struct Settle
 	Policy		policy;
 	TxnClaim   *claim;			/* held by this transaction */
 	Store		store;
-	TimestampTz now;			/* read under the key's lock */
+	bool		locked;			/* the key is */
+	TimestampTz now;
 	KeyRow		row;			/* as it is stored */
 } Settle;
 
@@ -142,10 +143,28 @@ settle_expiry(const Settle *settle, TimestampTz now, int64 retention)
 	return ring_expiry(now, retention);
 }
 
+/* Take the key's lock, unless it is taken. */
+static void
+settle_lock(Settle *settle)
+{
+	if (!settle->locked)
+		identity_lock(settle->claim->identity);
+	settle->locked = true;
+}
+
+/* Release the key's lock, if it is taken. */
+static void
+settle_unlock(Settle *settle)
+{
+	if (settle->locked)
+		identity_unlock(identity_id(settle->claim->identity));
+	settle->locked = false;
+}
+
 /*
- * Open the segments that the row is in and will be in, take the key's lock
- * and read the clock.  Retention can move the row; if the clock has moved
- * past an epoch meanwhile, begin again.
+ * Open the segments that the row is in and will be in, and read the clock;
+ * take the key's lock if they differ.  Retention can move the row; if the
+ * clock has moved past an epoch meanwhile, begin again.
  */
 static void
 settle_open(Settle *settle, int64 retention)
@@ -161,13 +180,14 @@ settle_open(Settle *settle, int64 retention)
 									  settle_expiry(settle, clock_now(),
 													retention));
 		store_open_segments(&settle->store, segments, lengthof(segments));
-		identity_lock(settle->claim->identity);
+		if (segments[0] != segments[1])
+			settle_lock(settle);
 		settle->now = clock_now();
 		if (ring_segment_at(state->ring,
 							settle_expiry(settle, settle->now,
 										  retention)) == segments[1])
 			break;
-		identity_unlock(identity_id(settle->claim->identity));
+		settle_unlock(settle);
 		store_close(&settle->store);
 	}
 	store_fetch(&settle->store, &state->place, &settle->row);
@@ -181,6 +201,7 @@ static void
 settle_begin(Settle *settle, Identity *identity)
 {
 	settle->identity = identity;
+	settle->locked = false;
 	policy_lock();
 	policy_get(identity->scope, identity->scope_len, &settle->policy);
 	policy_check_role(&settle->policy, identity->scope, identity->scope_len);
@@ -214,15 +235,18 @@ static void
 settle_write(Settle *settle, int64 retention)
 {
 	TxnClaimState state = settle->claim->state;
+	Segment		segment;
 
 	settle->row.finished_at = settle->now;
 	settle->row.expires_at = settle_expiry(settle, settle->now, retention);
+	segment = ring_segment_at(state.ring, settle->row.expires_at);
 	FAULT_POINT("finish.before_update");
-	state.place = store_replace(&settle->store, settle->claim->identity,
-								&settle->row,
-								ring_segment_at(state.ring,
-												settle->row.expires_at),
-								&state.place);
+	if (segment == state.place.segment)
+		state.place = store_rewrite(&settle->store, settle->claim->identity,
+									&settle->row, &state.place);
+	else
+		state.place = store_replace(&settle->store, settle->claim->identity,
+									&settle->row, segment, &state.place);
 	state.settled = true;
 	txn_change(settle->claim, &state);
 	FAULT_POINT("finish.after_update");
@@ -232,7 +256,7 @@ settle_write(Settle *settle, int64 retention)
 static void
 settle_end(Settle *settle)
 {
-	identity_unlock(identity_id(settle->claim->identity));
+	settle_unlock(settle);
 	store_close(&settle->store);
 	policy_unlock();
 }
@@ -339,6 +363,7 @@ settle_release_row(Settle *settle)
 {
 	TxnClaimState state = settle->claim->state;
 
+	settle_lock(settle);
 	if (state.had_row)
 	{
 		KeyRow		before;
@@ -440,6 +465,7 @@ settle_release(Identity *identity)
 	Settle		settle;
 
 	settle.identity = identity;
+	settle.locked = false;
 	policy_lock();
 	policy_get(identity->scope, identity->scope_len, &settle.policy);
 	policy_check_role(&settle.policy, identity->scope, identity->scope_len);
@@ -468,7 +494,6 @@ settle_release(Identity *identity)
 	else
 		store_open_segments(&settle.store,
 							&settle.claim->state.place.segment, 1);
-	identity_lock(settle.claim->identity);
 	settle_release_row(&settle);
 	settle_end(&settle);
 	return true;

@@ -8,7 +8,8 @@
  * part, and so that a probe can see what another transaction is writing.
  *
  * Locking rule: every write, and every probe that a write depends on, happens
- * under the key's lock (identity.c), in tables that store_open.c has locked.
+ * under the key's lock (identity.c), in tables that store_open.c has locked;
+ * store_rewrite() says why it is an exception.
  * That makes a probe exact: without it, a scan that has read the index page
  * could miss a row moved meanwhile.  It also means that "somebody is changing
  * this row" is the same as "its xmin or xmax is in progress".
@@ -356,6 +357,37 @@ store_replace(Store *store, Identity *identity, const KeyRow *row,
 	if (compat_heap_update(seg->heap, &old_tid, tuple))
 		store_index_insert(store, seg, identity, &tuple->t_self);
 	place.segment = segment;
+	place.tid = tuple->t_self;
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+	return place;
+}
+
+/*
+ * Replace, in its segment, a row that this transaction wrote and has not
+ * committed.  The key's lock is not needed while no index entry is made: a
+ * probe that comes by meets the old version, whose xmin is in progress, or,
+ * after our commit, the new one at the end of the same HOT chain.  If the new
+ * version needs an entry of its own, the lock is taken for that: a probe that
+ * has read the index before it meets the old version, still uncommitted, and
+ * one that reads it later meets both.  Returns where it is.
+ */
+KeyPlace
+store_rewrite(Store *store, Identity *identity, const KeyRow *row,
+			  const KeyPlace *old)
+{
+	StoreSegment *seg = store_segment(store, old->segment);
+	KeyPlace	place = *old;
+	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
+									row);
+
+	seg->written = true;
+	if (compat_heap_update(seg->heap, &place.tid, tuple))
+	{
+		identity_lock(identity);
+		store_index_insert(store, seg, identity, &tuple->t_self);
+		identity_unlock(identity_id(identity));
+	}
 	place.tid = tuple->t_self;
 	heap_freetuple(tuple);
 	CommandCounterIncrement();

@@ -83,6 +83,8 @@ extern void store_insert_many(Store *store, Identity **identities,
 extern KeyPlace store_replace(Store *store, Identity *identity,
 							  const KeyRow *row, Segment segment,
 							  const KeyPlace *old);
+extern KeyPlace store_rewrite(Store *store, Identity *identity,
+							  const KeyRow *row, const KeyPlace *old);
 extern void store_delete(Store *store, const KeyPlace *place);
 extern void store_close(Store *store);
 extern text *store_detoast(struct varlena *value);
