@@ -223,7 +223,7 @@ decimal_shorten(Decimal *number, double value)
 bool
 es6_append_double(StringInfo out, const char *token)
 {
-	char		shortest[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char		shortest[DOUBLE_SHORTEST_DECIMAL_LEN] = "";
 	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
 	Decimal		number;
 	double		value = strtod(token, NULL);
