@@ -78,13 +78,6 @@ ring_of(Segment segment)
 	return (Ring) (segment / RING_SLOTS);
 }
 
-/* Width of an epoch in microseconds. */
-int64
-ring_width(Ring ring)
-{
-	return rings[ring].width;
-}
-
 /* The ring's name, as users see it. */
 const char *
 ring_name(Ring ring)

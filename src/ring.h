@@ -36,7 +36,6 @@ typedef int Segment;
 
 extern Ring ring_for(int64 retention);
 extern Ring ring_of(Segment segment);
-extern int64 ring_width(Ring ring);
 extern const char *ring_name(Ring ring);
 extern const char *segment_name(Segment segment);
 extern int64 ring_epoch(Ring ring, TimestampTz at);

@@ -333,6 +333,34 @@ store_insert_many(Store *store, Identity **identities, const KeyRow **rows,
 }
 
 /*
+ * Replace a row in its segment; locked says whether the caller holds the key's
+ * lock, which an index entry needs.  Returns where it is.
+ */
+static KeyPlace
+store_update(Store *store, Identity *identity, const KeyRow *row,
+			 const KeyPlace *old, bool locked)
+{
+	StoreSegment *seg = store_segment(store, old->segment);
+	KeyPlace	place = *old;
+	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
+									row);
+
+	seg->written = true;
+	if (compat_heap_update(seg->heap, &place.tid, tuple))
+	{
+		if (!locked)
+			identity_lock(identity);
+		store_index_insert(store, seg, identity, &tuple->t_self);
+		if (!locked)
+			identity_unlock(identity_id(identity));
+	}
+	place.tid = tuple->t_self;
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+	return place;
+}
+
+/*
  * Replace a row, moving it if it belongs into another segment now.  The
  * caller holds the key's lock.  Returns where it is.
  */
@@ -340,26 +368,12 @@ KeyPlace
 store_replace(Store *store, Identity *identity, const KeyRow *row,
 			  Segment segment, const KeyPlace *old)
 {
-	StoreSegment *seg = store_segment(store, segment);
-	ItemPointerData old_tid = old->tid;
-	HeapTuple	tuple;
 	KeyPlace	place;
 
-	if (old->segment != segment)
-	{
-		place = store_insert(store, identity, row, segment);
-		store_delete(store, old);
-		return place;
-	}
-
-	seg->written = true;
-	tuple = keyrow_form(RelationGetDescr(seg->heap), identity, row);
-	if (compat_heap_update(seg->heap, &old_tid, tuple))
-		store_index_insert(store, seg, identity, &tuple->t_self);
-	place.segment = segment;
-	place.tid = tuple->t_self;
-	heap_freetuple(tuple);
-	CommandCounterIncrement();
+	if (old->segment == segment)
+		return store_update(store, identity, row, old, true);
+	place = store_insert(store, identity, row, segment);
+	store_delete(store, old);
 	return place;
 }
 
@@ -376,22 +390,7 @@ KeyPlace
 store_rewrite(Store *store, Identity *identity, const KeyRow *row,
 			  const KeyPlace *old)
 {
-	StoreSegment *seg = store_segment(store, old->segment);
-	KeyPlace	place = *old;
-	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
-									row);
-
-	seg->written = true;
-	if (compat_heap_update(seg->heap, &place.tid, tuple))
-	{
-		identity_lock(identity);
-		store_index_insert(store, seg, identity, &tuple->t_self);
-		identity_unlock(identity_id(identity));
-	}
-	place.tid = tuple->t_self;
-	heap_freetuple(tuple);
-	CommandCounterIncrement();
-	return place;
+	return store_update(store, identity, row, old, false);
 }
 
 /* Delete a row.  The caller holds the key's lock. */
