@@ -18,13 +18,13 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = answer batch benchmark canonical catalog claim configure digest es6number \
-	fault forget guc identity jsontree keyrow lookup maintain module policy ring run settle \
-	store store_open trigger txn
+SUBJECTS = abandoned answer batch benchmark canonical catalog claim claim_decide configure \
+	digest es6number failure fault fence guc identity jsontree key keyrow lease lookup \
+	maintain module operator policy ring run settle store store_open trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store canonical claim settle forget batch run \
+SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
 	lookup trigger maintain
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)

@@ -4,8 +4,7 @@
  *		What a claim is answered, as a row or as an error.
  *
  * The columns are the same wherever a claim is answered; a column that says
- * nothing for an outcome is NULL.  The columns of leased claims (fence,
- * recovery_point, state, lease_until) are NULL for transactional ones.
+ * nothing for an outcome is NULL.  The fence is only told to its holder.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,11 +41,13 @@ enum
 
 static const char *const outcome_names[] = {
 	[OUTCOME_EXECUTE] = "execute",
+	[OUTCOME_RESUME] = "resume",
 	[OUTCOME_REPLAY] = "replay",
 	[OUTCOME_IN_PROGRESS] = "in_progress",
 	[OUTCOME_MISMATCH] = "mismatch",
 	[OUTCOME_RETRY_LATER] = "retry_later",
 	[OUTCOME_EXHAUSTED] = "exhausted",
+	[OUTCOME_INDETERMINATE] = "indeterminate",
 	[OUTCOME_EXPIRED] = "expired"
 };
 
@@ -59,6 +60,7 @@ answer_init(Answer *answer, Outcome outcome)
 	answer->retry_after_ms = -1;
 	answer->claimed_at = NO_TIME;
 	answer->finished_at = NO_TIME;
+	answer->lease_until = NO_TIME;
 	answer->expires_at = NO_TIME;
 }
 
@@ -69,13 +71,42 @@ void
 answer_from_row(Answer *answer, Outcome outcome, const KeyRow *row)
 {
 	answer_init(answer, outcome);
-	answer->failed = row->state != KEY_SUCCEEDED;
+	answer->failed = row->state != KEY_SUCCEEDED && row->state != KEY_RUNNING;
 	answer->response = store_detoast(row->response);
 	answer->error = store_detoast(row->error);
 	answer->attempt = row->attempt;
 	answer->claimed_at = row->claimed_at;
 	answer->finished_at = row->finished_at;
 	answer->expires_at = row->expires_at;
+}
+
+/*
+ * An answer to whom the key was given: what the row says of the claim, and
+ * what an earlier attempt has left.  The row's table is locked.
+ */
+void
+answer_granted(Answer *answer, const KeyRow *row, bool resume)
+{
+	answer_init(answer, resume || row->recovery_point ?
+				OUTCOME_RESUME : OUTCOME_EXECUTE);
+	answer->fence = row->state == KEY_RUNNING ? row->fence : NO_FENCE;
+	answer->attempt = row->attempt;
+	answer->recovery_point = store_detoast(row->recovery_point);
+	answer->state = store_detoast(row->saved_state);
+	answer->claimed_at = row->claimed_at;
+	answer->lease_until = row->lease_until;
+	answer->expires_at = row->expires_at;
+}
+
+/* An answer to others while somebody holds the key. */
+void
+answer_running(Answer *answer, const KeyRow *row, TimestampTz now)
+{
+	answer_init(answer, OUTCOME_IN_PROGRESS);
+	answer->attempt = row->attempt;
+	answer->claimed_at = row->claimed_at;
+	answer->lease_until = row->lease_until;
+	answer->retry_after_ms = answer_ms(row->lease_until - now);
 }
 
 /*
@@ -105,6 +136,14 @@ answer_set_time(Datum *values, bool *isnull, int column, TimestampTz at)
 	values[column] = TimestampTzGetDatum(at);
 }
 
+/* Set one nullable text column. */
+static void
+answer_set_text(Datum *values, bool *isnull, int column, text *value)
+{
+	isnull[column] = value == NULL;
+	values[column] = PointerGetDatum(value);
+}
+
 /* Fill in the ANSWER_COLUMNS columns of a result row. */
 void
 answer_values(const Answer *answer, Datum *values, bool *isnull)
@@ -116,10 +155,13 @@ answer_values(const Answer *answer, Datum *values, bool *isnull)
 	isnull[ANSWER_OUTCOME] = false;
 	values[ANSWER_FAILED] = BoolGetDatum(answer->failed);
 	isnull[ANSWER_FAILED] = false;
-	values[ANSWER_RESPONSE] = PointerGetDatum(answer->response);
-	isnull[ANSWER_RESPONSE] = answer->response == NULL;
-	values[ANSWER_ERROR] = PointerGetDatum(answer->error);
-	isnull[ANSWER_ERROR] = answer->error == NULL;
+	answer_set_text(values, isnull, ANSWER_RESPONSE, answer->response);
+	answer_set_text(values, isnull, ANSWER_ERROR, answer->error);
+	values[ANSWER_FENCE] = Int64GetDatum(answer->fence);
+	isnull[ANSWER_FENCE] = answer->fence == NO_FENCE;
+	answer_set_text(values, isnull, ANSWER_RECOVERY_POINT,
+					answer->recovery_point);
+	answer_set_text(values, isnull, ANSWER_STATE, answer->state);
 	values[ANSWER_ATTEMPT] = Int32GetDatum(answer->attempt);
 	isnull[ANSWER_ATTEMPT] = answer->attempt == 0;
 	values[ANSWER_RETRY_AFTER_MS] = Int64GetDatum(answer->retry_after_ms);
@@ -131,6 +173,7 @@ answer_values(const Answer *answer, Datum *values, bool *isnull)
 	}
 	answer_set_time(values, isnull, ANSWER_CLAIMED_AT, answer->claimed_at);
 	answer_set_time(values, isnull, ANSWER_FINISHED_AT, answer->finished_at);
+	answer_set_time(values, isnull, ANSWER_LEASE_UNTIL, answer->lease_until);
 	answer_set_time(values, isnull, ANSWER_EXPIRES_AT, answer->expires_at);
 }
 
@@ -184,6 +227,7 @@ answer_raise(const Answer *answer, const char *scope, int scope_len)
 	switch (answer->outcome)
 	{
 		case OUTCOME_EXECUTE:
+		case OUTCOME_RESUME:
 		case OUTCOME_REPLAY:
 			return;
 		case OUTCOME_IN_PROGRESS:
@@ -213,6 +257,14 @@ answer_raise(const Answer *answer, const char *scope, int scope_len)
 								   scope_len, scope),
 					 errhint("Do not retry; escalate.  peek() shows the last error to those who may see it.")));
 			break;
+		case OUTCOME_INDETERMINATE:
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_INDETERMINATE),
+					 errmsg("nobody knows whether the operation took effect, in scope \"%.*s\"",
+							scope_len, scope),
+					 errdetail("A lease ran out before the claim was settled, and the scope's policy is on_lease_expiry => 'indeterminate'."),
+					 errhint("Do not retry; escalate.  Somebody has to find out, and call resolve().")));
+			break;
 		case OUTCOME_EXPIRED:
 			ereport(ERROR,
 					(errcode(ERRCODE_IDEM_EXPIRED),
@@ -238,5 +290,6 @@ answer_gate(const Answer *answer, const char *scope, int scope_len)
 				 errmsg("the operation failed for good, in scope \"%.*s\"",
 						scope_len, scope),
 				 errhint("Do not retry; escalate.  peek() shows the error to those who may see it.")));
-	return answer->outcome == OUTCOME_EXECUTE;
+	return answer->outcome == OUTCOME_EXECUTE ||
+		answer->outcome == OUTCOME_RESUME;
 }

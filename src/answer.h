@@ -14,11 +14,13 @@
 typedef enum Outcome
 {
 	OUTCOME_EXECUTE,
+	OUTCOME_RESUME,
 	OUTCOME_REPLAY,
 	OUTCOME_IN_PROGRESS,
 	OUTCOME_MISMATCH,
 	OUTCOME_RETRY_LATER,
 	OUTCOME_EXHAUSTED,
+	OUTCOME_INDETERMINATE,
 	OUTCOME_EXPIRED
 } Outcome;
 
@@ -28,11 +30,15 @@ typedef struct Answer
 	bool		failed;
 	text	   *response;		/* NULL: none */
 	text	   *error;			/* NULL: none */
+	int64		fence;			/* NO_FENCE: none */
 	int32		attempt;		/* 0: unknown */
+	text	   *recovery_point; /* NULL: none */
+	text	   *state;			/* NULL: none */
 	int64		retry_after_ms; /* negative: none */
 	const char *reason;			/* NULL: none */
 	TimestampTz claimed_at;		/* NO_TIME: unknown, here and below */
 	TimestampTz finished_at;
+	TimestampTz lease_until;
 	TimestampTz expires_at;
 } Answer;
 
@@ -42,6 +48,8 @@ typedef struct Answer
 extern void answer_init(Answer *answer, Outcome outcome);
 extern void answer_from_row(Answer *answer, Outcome outcome,
 							const KeyRow *row);
+extern void answer_granted(Answer *answer, const KeyRow *row, bool resume);
+extern void answer_running(Answer *answer, const KeyRow *row, TimestampTz now);
 extern void answer_backoff(Answer *answer, const KeyRow *row, TimestampTz now);
 extern int64 answer_ms(int64 duration);
 extern void answer_values(const Answer *answer, Datum *values, bool *isnull);

@@ -14,7 +14,7 @@
  *
  * When another transaction has its hand on a key, everything decided so far is
  * written, all locks are released, and the call waits as it was asked to; then
- * it goes on with that key.
+ * it goes on with that key.  For the end of somebody's lease it doesn't wait.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
+#include "fence.h"
 
 /* keys whose locks are held together */
 #define CHUNK_KEYS 64
@@ -124,14 +125,11 @@ batch_take(Batch *batch, BatchItem *item, const Probe *probe, TimestampTz now)
 {
 	BatchPending *pending = &batch->pending[batch->npending];
 
-	claim_new_row(&item->claim, &batch->policy, probe, now, &pending->row);
+	claim_new_row(&item->claim, &batch->policy, probe, now, &pending->row,
+				  &item->answer);
 	pending->item = item;
-	pending->segment = ring_segment_at(ring_for(batch->policy.retention),
+	pending->segment = ring_segment_at(policy_ring(&batch->policy),
 									   pending->row.expires_at);
-	answer_init(&item->answer, OUTCOME_EXECUTE);
-	item->answer.attempt = pending->row.attempt;
-	item->answer.claimed_at = pending->row.claimed_at;
-	item->answer.expires_at = pending->row.expires_at;
 	if (probe->result == PROBE_NONE)
 		batch->npending++;
 	else
@@ -208,6 +206,8 @@ batch_decide_chunk(Batch *batch)
 			busy = probe.busy_xid;
 			break;
 		}
+		claim_cap_lease(&batch->policy, &batch->store, &item->claim.identity,
+						&probe, now);
 		if (!claim_decide(&item->claim, &batch->policy, &probe, now,
 						  &item->answer))
 			batch_take(batch, item, &probe, now);
@@ -234,8 +234,11 @@ batch_prepare(Batch *batch)
 static void
 batch_execute(Batch *batch)
 {
-	TimestampTz started = GetCurrentTimestamp();
+	ClaimWait	wait;
 
+	claim_wait_start(&wait);
+	if (batch->nitems > 0 && batch->items[0].claim.has_lease)
+		fence_prepare();
 	while (batch->next < batch->nitems)
 	{
 		TransactionId busy = InvalidTransactionId;
@@ -253,7 +256,7 @@ batch_execute(Batch *batch)
 		if (!TransactionIdIsValid(busy))
 			return;
 		item = batch->sorted[batch->next];
-		if (!claim_wait(&item->claim, busy, started))
+		if (!claim_wait(&item->claim, busy, &wait))
 		{
 			claim_answer_busy(&item->answer);
 			batch->next++;
@@ -343,6 +346,9 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 		claim_request_init(&item->claim, scope, item->key,
 						   has_request ? DatumGetTextPP(requests[i]) : NULL,
 						   principal);
+		claim_lease_arguments(&item->claim,
+							  PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3),
+							  NULL, NULL);
 		item->claim.has_wait = has_wait;
 		item->claim.wait = wait;
 		(void) identity_id(&item->claim.identity);
@@ -366,7 +372,6 @@ idempotency_claim_many(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("keys must not be null")));
-	claim_refuse_lease(!PG_ARGISNULL(3));
 	batch_check_scope(fcinfo);
 	batch_arguments(fcinfo, batch);
 	batch_execute(batch);

@@ -59,10 +59,14 @@ static struct
 	Oid			policy;
 	Oid			table[SEGMENT_COUNT];
 	Oid			index[SEGMENT_COUNT];
+	Oid			running_index[SEGMENT_COUNT];
+	Oid			incarnation;
+	Oid			fence_sequence;
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
+	uint64		incarnation_generation;
 }			catalog;
 
 static ResultDesc result_descs[RESULT_DESCS];
@@ -76,6 +80,11 @@ catalog_relation_changed(Datum arg, Oid relid)
 
 	if (ours)
 		catalog.policy_generation++;
+	if (relid == InvalidOid || relid == catalog.incarnation)
+	{
+		catalog.incarnation_generation++;
+		ours = true;
+	}
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)
 		ours = relid == catalog.table[i];
 	if (ours)
@@ -94,6 +103,7 @@ void
 catalog_init(void)
 {
 	catalog.policy_generation = 1;
+	catalog.incarnation_generation = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, catalog_function_changed,
 								  (Datum) 0);
@@ -180,11 +190,15 @@ catalog_load(void)
 	catalog_check_version();
 	schema = get_namespace_oid(IDEMPOTENCY_SCHEMA, false);
 	catalog.policy = catalog_lookup("scope_policy", schema);
+	catalog.incarnation = catalog_lookup("incarnation", schema);
+	catalog.fence_sequence = catalog_lookup("fence_seq", schema);
 	for (Segment i = 0; i < SEGMENT_COUNT; i++)
 	{
 		snprintf(index_name, NAMEDATALEN, "%s_pkey", segment_name(i));
 		catalog.table[i] = catalog_lookup(segment_name(i), schema);
 		catalog.index[i] = catalog_lookup(index_name, schema);
+		snprintf(index_name, NAMEDATALEN, "%s_running", segment_name(i));
+		catalog.running_index[i] = catalog_lookup(index_name, schema);
 		catalog.checked[i] = false;
 		catalog.filled[i] = false;
 		catalog.seen_empty[i] = PG_INT64_MIN;
@@ -208,12 +222,36 @@ catalog_segment_table(Segment segment)
 	return catalog.table[segment];
 }
 
-/* OID of a segment's only index, the primary key on id. */
+/* OID of the table of incarnations. */
+Oid
+catalog_incarnation_table(void)
+{
+	catalog_load();
+	return catalog.incarnation;
+}
+
+/* OID of the sequence that fences are drawn from. */
+Oid
+catalog_fence_sequence(void)
+{
+	catalog_load();
+	return catalog.fence_sequence;
+}
+
+/* OID of a segment's primary key, on id. */
 Oid
 catalog_segment_index(Segment segment)
 {
 	catalog_load();
 	return catalog.index[segment];
+}
+
+/* OID of a segment's index of the rows whose state is "running", on scope. */
+Oid
+catalog_segment_running_index(Segment segment)
+{
+	catalog_load();
+	return catalog.running_index[segment];
 }
 
 /* Has the segment passed catalog_require_plain() since its last change? */
@@ -262,6 +300,13 @@ uint64
 catalog_policy_generation(void)
 {
 	return catalog.policy_generation;
+}
+
+/* Rises whenever the incarnation may have changed. */
+uint64
+catalog_incarnation_generation(void)
+{
+	return catalog.incarnation_generation;
 }
 
 /* The role that owns the extension's tables. */
@@ -326,14 +371,25 @@ catalog_is_distributed(Oid relid)
 	return found;
 }
 
+/* Does the table have its two indexes, and no other? */
+static bool
+catalog_has_own_indexes(Relation heap, Segment segment)
+{
+	List	   *indexes = RelationGetIndexList(heap);
+	bool		own = list_length(indexes) == 2 &&
+		list_member_oid(indexes, catalog_segment_index(segment)) &&
+		list_member_oid(indexes, catalog_segment_running_index(segment));
+
+	list_free(indexes);
+	return own;
+}
+
 /* Why can't this table be written directly?  NULL if it can. */
 static const char *
-catalog_obstacle(Relation heap, Oid index)
+catalog_obstacle(Relation heap, Segment segment)
 {
 	Form_pg_class form = heap->rd_rel;
 	TupleConstr *constraints = RelationGetDescr(heap)->constr;
-	List	   *indexes;
-	bool		one_index;
 
 	if (form->relkind != RELKIND_RELATION || form->relispartition ||
 		form->relam != HEAP_TABLE_AM_OID)
@@ -353,24 +409,21 @@ catalog_obstacle(Relation heap, Oid index)
 	if (constraints && (constraints->num_check > 0 ||
 						constraints->num_defval > 0))
 		return "It has a check constraint or a default.";
-	indexes = RelationGetIndexList(heap);
-	one_index = list_length(indexes) == 1 && linitial_oid(indexes) == index;
-	list_free(indexes);
-	if (!one_index)
-		return "It has an index besides its primary key.";
+	if (!catalog_has_own_indexes(heap, segment))
+		return "It lacks one of its indexes, or has another.";
 	if (catalog_is_distributed(RelationGetRelid(heap)))
 		return "It is a distributed table.";
 	return NULL;
 }
 
 /*
- * Refuse a table of ours that a direct write would not do justice to.  The
+ * Refuse a segment's table if a direct write would not do justice to it.  The
  * caller holds a lock on it.  Raises 55000.
  */
 void
-catalog_require_plain(Relation heap, Oid index)
+catalog_require_plain(Relation heap, Segment segment)
 {
-	const char *obstacle = catalog_obstacle(heap, index);
+	const char *obstacle = catalog_obstacle(heap, segment);
 
 	if (obstacle)
 		ereport(ERROR,

@@ -23,6 +23,9 @@ extern void catalog_init(void);
 extern Oid	catalog_policy_table(void);
 extern Oid	catalog_segment_table(Segment segment);
 extern Oid	catalog_segment_index(Segment segment);
+extern Oid	catalog_segment_running_index(Segment segment);
+extern Oid	catalog_incarnation_table(void);
+extern Oid	catalog_fence_sequence(void);
 extern Oid	catalog_owner(void);
 extern bool catalog_segment_is_checked(Segment segment);
 extern void catalog_segment_checked(Segment segment);
@@ -30,8 +33,9 @@ extern bool catalog_segment_is_filled(Segment segment, Relation heap);
 extern int64 catalog_segment_seen_empty(Segment segment);
 extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
+extern uint64 catalog_incarnation_generation(void);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
-extern void catalog_require_plain(Relation heap, Oid index);
+extern void catalog_require_plain(Relation heap, Segment segment);
 
 #endif							/* IDEMPOTENCY_CATALOG_H */

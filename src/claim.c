@@ -16,6 +16,10 @@
  * once the transaction has committed, so commit is completion, and a crash, a
  * rollback or a ROLLBACK TO is release.  MVCC is the state machine.
  *
+ * A leased claim inserts its row as "running", commits, and is settled by a
+ * later transaction (lease.c).  Until its lease is over the key is in progress;
+ * then the next claim takes it over, as the policy says, with a new fence.
+ *
  * Losing a race never raises an error (SQLSTATE 40001 and 40P01 excepted):
  * outcomes are rows.
  *
@@ -32,18 +36,22 @@
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "catalog.h"
 #include "claim.h"
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
+#include "fence.h"
 #include "guc.h"
 #include "txn.h"
 
-/* a bounded wait looks again after this many ms: doubling, up to a limit */
+/* who waits looks again after this many ms: doubling, up to a limit */
 #define WAIT_POLL_MIN 1
 #define WAIT_POLL_MAX 16
+
+#define OWNER_MAX_BYTES 255
 
 COMPAT_FUNCTION_INFO(idempotency_claim);
 COMPAT_FUNCTION_INFO(idempotency_claim_or_raise);
@@ -79,12 +87,20 @@ claim_check(const ClaimRequest *claim, const Policy *policy)
 						   VARSIZE_ANY_EXHDR(claim->request),
 						   claim->identity.scope_len, claim->identity.scope,
 						   policy->max_request_bytes)));
-	if (claim->has_retention && claim->retention > policy->retention)
+	if (claim->has_retention)
+		policy_check_retention(policy, claim->identity.scope,
+							   claim->identity.scope_len, claim->retention);
+	if (claim->has_lease)
+		policy_check_lease(policy, claim->identity.scope,
+						   claim->identity.scope_len, claim->lease);
+	if (claim->state && VARSIZE_ANY_EXHDR(claim->state) > policy->max_state_bytes)
 		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("retention is longer than the policy of scope \"%.*s\" allows",
-						claim->identity.scope_len, claim->identity.scope),
-				 errhint("Ask for less, or raise the scope's retention with configure().")));
+				(errcode(ERRCODE_IDEM_TOO_LARGE),
+				 errmsg("state is too large"),
+				 errdetail("It has %zu bytes; the limit of scope \"%.*s\" is %d.",
+						   VARSIZE_ANY_EXHDR(claim->state),
+						   claim->identity.scope_len, claim->identity.scope,
+						   policy->max_state_bytes)));
 }
 
 /*
@@ -122,129 +138,10 @@ claim_prepare(ClaimRequest *claim, Policy *policy)
 	claim_prepare_more(claim, policy);
 }
 
-/* Nothing is remembered of the key.  Could the operation be older than that? */
-static bool
-claim_decide_unknown(const ClaimRequest *claim, TimestampTz now,
-					 Answer *answer)
-{
-	if (!claim->has_first_sent || claim->retention == RETENTION_FOREVER ||
-		claim->first_sent > now - claim->retention)
-		return false;
-	answer_init(answer, OUTCOME_EXPIRED);
-	return true;
-}
-
-/* A row that succeeded, or is about to if it is our own. */
-static void
-claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
-					   Answer *answer)
-{
-	Identity	identity = claim->identity;
-	TxnClaim   *note = probe->own ? txn_find(&identity) : NULL;
-
-	if (note && note->state.held && !note->state.settled)
-	{
-		answer_init(answer, OUTCOME_IN_PROGRESS);
-		answer->reason = "own_transaction";
-		answer->attempt = probe->row.attempt;
-		answer->claimed_at = probe->row.claimed_at;
-		return;
-	}
-	answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
-}
-
-/* A row that failed and may be tried again: is it time?  False: it is. */
-static bool
-claim_decide_retry(const Probe *probe, TimestampTz now, Answer *answer)
-{
-	if (probe->row.retry_at <= now)
-		return false;
-	answer_from_row(answer, OUTCOME_RETRY_LATER, &probe->row);
-	answer_backoff(answer, &probe->row, now);
-	return true;
-}
-
 /*
- * Decide a claim by what the probe found (never PROBE_BUSY).  Returns true
- * and the answer, or false if the key is the caller's to take.  Whether the
- * request is the same is asked here, before anything else is answered.
+ * Note for this transaction that it has taken the key, unless the claim is
+ * settled, or leased, and so nothing that this transaction must settle.
  */
-bool
-claim_decide(const ClaimRequest *claim, const Policy *policy,
-			 const Probe *probe, TimestampTz now, Answer *answer)
-{
-	/* our own row counts until we have committed, however long that takes */
-	if (probe->result == PROBE_NONE ||
-		(probe->row.expires_at <= now && !probe->own))
-		return claim_decide_unknown(claim, now, answer);
-
-	if (claim->has_fingerprint && probe->row.has_fingerprint &&
-		memcmp(claim->fingerprint, probe->row.fingerprint,
-			   DIGEST_LENGTH) != 0)
-	{
-		answer_init(answer, OUTCOME_MISMATCH);
-		return true;
-	}
-
-	switch (probe->row.state)
-	{
-		case KEY_SUCCEEDED:
-			claim_decide_succeeded(claim, probe, answer);
-			return true;
-		case KEY_FAILED:
-			answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
-			return true;
-		case KEY_EXHAUSTED:
-			answer_from_row(answer, OUTCOME_EXHAUSTED, &probe->row);
-			return true;
-		case KEY_RETRY:
-			return claim_decide_retry(probe, now, answer);
-	}
-	elog(ERROR, "stored key has unknown state %d", (int) probe->row.state);
-}
-
-/* Does the row that the probe found stand for an attempt to be repeated? */
-static inline bool
-claim_is_retry(const Probe *probe, TimestampTz now)
-{
-	return probe->result == PROBE_ROW && probe->row.state == KEY_RETRY &&
-		(probe->own || probe->row.expires_at > now);
-}
-
-/*
- * The row that takes the key.  A repeated attempt that brings no request
- * keeps the fingerprint, and the request, of the first.
- */
-void
-claim_new_row(const ClaimRequest *claim, const Policy *policy,
-			  const Probe *probe, TimestampTz now, KeyRow *row)
-{
-	bool		retry = claim_is_retry(probe, now);
-
-	memset(row, 0, sizeof(*row));
-	row->state = KEY_SUCCEEDED;
-	row->claimed_at = now;
-	row->expires_at = ring_expiry(now, claim->retention);
-	row->finished_at = (claim->settles || policy->unfinished_succeeds) ?
-		now : NO_TIME;
-	row->retry_at = NO_TIME;
-	row->attempt = retry ? probe->row.attempt + 1 : 1;
-	if (claim->has_fingerprint)
-	{
-		row->has_fingerprint = true;
-		memcpy(row->fingerprint, claim->fingerprint, DIGEST_LENGTH);
-		if (policy->store_request)
-			row->request = (struct varlena *) claim->request;
-	}
-	else if (retry && probe->row.has_fingerprint)
-	{
-		row->has_fingerprint = true;
-		memcpy(row->fingerprint, probe->row.fingerprint, DIGEST_LENGTH);
-		row->request = probe->row.request;
-	}
-}
-
-/* Note for this transaction that it has taken the key, unless it is settled. */
 void
 claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 		   const Probe *probe, const KeyPlace *place)
@@ -253,7 +150,7 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	TxnClaim   *note;
 	TxnClaimState state = {0};
 
-	if (claim->settles)
+	if (claim->settles || claim->has_lease)
 	{
 		txn_wrote_unnoted();
 		return;
@@ -262,10 +159,10 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	state.held = true;
 	state.commit_settles = policy->unfinished_succeeds;
 	state.place = *place;
-	state.had_row = row->attempt > 1;
+	state.had_row = claim_follows(policy, probe, row->claimed_at);
 	if (state.had_row)
 		state.before = probe->place;
-	state.ring = ring_for(policy->retention);
+	state.ring = policy_ring(policy);
 	state.retention = claim->retention;
 	state.claimed_at = row->claimed_at;
 	state.attempt = row->attempt;
@@ -273,7 +170,7 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 }
 
 /* Take the key: write our row, in the place of what the probe found. */
-static void
+void
 claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
 		   const Probe *probe, TimestampTz now, Answer *answer)
 {
@@ -282,8 +179,8 @@ claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
 	Segment		segment;
 
 	FAULT_POINT("claim.before_insert");
-	claim_new_row(claim, policy, probe, now, &row);
-	segment = ring_segment_at(ring_for(policy->retention), row.expires_at);
+	claim_new_row(claim, policy, probe, now, &row, answer);
+	segment = ring_segment_at(policy_ring(policy), row.expires_at);
 	if (probe->result == PROBE_NONE)
 		place = store_insert(store, &claim->identity, &row, segment);
 	else
@@ -291,11 +188,33 @@ claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
 							  &probe->place);
 	claim_note(claim, policy, &row, probe, &place);
 	FAULT_POINT("claim.after_insert");
+}
 
-	answer_init(answer, OUTCOME_EXECUTE);
-	answer->attempt = row.attempt;
-	answer->claimed_at = row.claimed_at;
-	answer->expires_at = row.expires_at;
+/*
+ * A clock that was set back makes a lease last longer than any may: let the
+ * one that the probe found end after the longest that the policy allows.  The
+ * caller holds the key's lock.
+ */
+void
+claim_cap_lease(const Policy *policy, Store *store, Identity *identity,
+				Probe *probe, TimestampTz now)
+{
+	KeyRow	   *row = &probe->row;
+	int64		excess;
+
+	if (probe->result != PROBE_ROW || row->state != KEY_RUNNING)
+		return;
+	excess = row->lease_until - (now + policy->max_lease);
+	if (excess <= 0)
+		return;
+	row->lease_until -= excess;
+	if (row->expires_at != DT_NOEND)
+		row->expires_at -= excess;
+	probe->place = store_replace(store, identity, row,
+								 ring_segment_at(policy_ring(policy),
+												 row->expires_at),
+								 &probe->place);
+	txn_wrote_unnoted();
 }
 
 /*
@@ -312,6 +231,7 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 
 	store_open_locked(&store, policy, &claim->identity, &now);
 	store_probe(&store, &claim->identity, now, &probe);
+	claim_cap_lease(policy, &store, &claim->identity, &probe, now);
 	if (probe.result != PROBE_BUSY &&
 		!claim_decide(claim, policy, &probe, now, answer))
 		claim_take(claim, policy, &store, &probe, now, answer);
@@ -322,41 +242,41 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 }
 
 /*
- * Wait up to "deadline" for a transaction to end; returns whether it has.
- * Holds no lock meanwhile.  Raises 55P03 when lock_timeout passes first, and
- * what a cancel or a termination raises.
+ * Doze a little, longer each time; returns false if the caller's time is over.
+ * Holds no lock.  Raises 55P03 when lock_timeout has passed since the wait
+ * began, and what a cancel or a termination raises.
  */
 static bool
-claim_wait_until(TransactionId xid, TimestampTz deadline)
+claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 {
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline = wait->started + claim->wait;
 	TimestampTz lock_deadline = LockTimeout > 0 ?
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LockTimeout) :
-		DT_NOEND;
-	long		nap = WAIT_POLL_MIN;
+		TimestampTzPlusMilliseconds(wait->started, LockTimeout) : DT_NOEND;
+	long		left;
 
-	for (;;)
-	{
-		TimestampTz now;
-		long		left;
+	CHECK_FOR_INTERRUPTS();
+	if (now >= lock_deadline)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("canceling statement due to lock timeout")));
+	if (now >= deadline)
+		return false;
+	left = TimestampDifferenceMilliseconds(now, Min(deadline, lock_deadline));
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(wait->nap, Max(left, 1)), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	wait->nap = Min(wait->nap * 2, WAIT_POLL_MAX);
+	return true;
+}
 
-		CHECK_FOR_INTERRUPTS();
-		if (compat_xact_has_ended(xid))
-			return true;
-		now = GetCurrentTimestamp();
-		if (now >= lock_deadline)
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("canceling statement due to lock timeout")));
-		left = TimestampDifferenceMilliseconds(now,
-											   Min(deadline, lock_deadline));
-		if (now >= deadline)
-			return false;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(nap, Max(left, 1)), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		nap = Min(nap * 2, WAIT_POLL_MAX);
-	}
+/* The caller begins to wait, in all for as long as its claim says. */
+void
+claim_wait_start(ClaimWait *wait)
+{
+	wait->started = GetCurrentTimestamp();
+	wait->nap = WAIT_POLL_MIN;
 }
 
 /*
@@ -364,7 +284,7 @@ claim_wait_until(TransactionId xid, TimestampTz deadline)
  * the caller wants to in all.  Returns false if that is over.
  */
 bool
-claim_wait(const ClaimRequest *claim, TransactionId xid, TimestampTz started)
+claim_wait(const ClaimRequest *claim, TransactionId xid, ClaimWait *wait)
 {
 	if (claim->wait == WAIT_FOREVER)
 	{
@@ -373,7 +293,24 @@ claim_wait(const ClaimRequest *claim, TransactionId xid, TimestampTz started)
 	}
 	if (claim->wait == 0)
 		return false;
-	return claim_wait_until(xid, started + claim->wait);
+	wait->nap = WAIT_POLL_MIN;
+	while (!compat_xact_has_ended(xid))
+	{
+		if (!claim_doze(claim, wait))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Is the answer that somebody else holds a lease, and does the caller want to
+ * wait for its end?  A wait without limit is for transactions only.
+ */
+static bool
+claim_awaits_lease(const ClaimRequest *claim, const Answer *answer)
+{
+	return answer->outcome == OUTCOME_IN_PROGRESS && answer->reason == NULL &&
+		claim->wait > 0 && claim->wait != WAIT_FOREVER;
 }
 
 /* The answer to a claim whose key another transaction is writing. */
@@ -387,12 +324,20 @@ claim_answer_busy(Answer *answer)
 /*
  * Decide one claim, waiting as it asks to.  Raises what claim_prepare(),
  * store_probe() and the waits raise; losing a race is an answer.
+ *
+ * Somebody's lease is waited for by looking again: whoever settles it need not
+ * know of us.
  */
 void
 claim_execute(ClaimRequest *claim, Answer *answer)
 {
-	TimestampTz started = GetCurrentTimestamp();
+	ClaimWait	wait;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext round = NULL;
 
+	claim_wait_start(&wait);
+	if (claim->has_lease)
+		fence_prepare();
 	for (;;)
 	{
 		Policy		policy;
@@ -401,27 +346,64 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 		claim_prepare(claim, &policy);
 		busy = claim_attempt(claim, &policy, answer);
 		policy_unlock();
-		if (!TransactionIdIsValid(busy))
-			return;
-		if (!claim_wait(claim, busy, started))
+		if (TransactionIdIsValid(busy))
 		{
-			claim_answer_busy(answer);
-			return;
+			if (!claim_wait(claim, busy, &wait))
+			{
+				claim_answer_busy(answer);
+				break;
+			}
+			FAULT_POINT("claim.after_conflict_wait");
 		}
-		FAULT_POINT("claim.after_conflict_wait");
+		else if (!claim_awaits_lease(claim, answer) ||
+				 !claim_doze(claim, &wait))
+			break;
+
+		/* what a round leaves goes with the next one, or with the caller's */
+		if (round == NULL)
+			round = AllocSetContextCreate(caller, "idempotency claim",
+										  ALLOCSET_SMALL_SIZES);
+		MemoryContextReset(round);
+		MemoryContextSwitchTo(round);
 	}
+	MemoryContextSwitchTo(caller);
 }
 
-/* Raises 0A000 if the caller asks for what only a leased claim has. */
+/*
+ * The arguments of a leased claim; without a lease (NULL) the others make no
+ * sense.  Raises ID400.
+ */
 void
-claim_refuse_lease(bool asked)
+claim_lease_arguments(ClaimRequest *claim, Interval *lease, text *owner,
+					  text *state)
 {
-	if (asked)
+	static const char label[] = "idempotency:owner:v1";
+
+	if (lease == NULL && (owner || state))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("leased claims are not available in version %s",
-						IDEMPOTENCY_VERSION),
-				 errhint("Leave out lease, owner and state: the claim then belongs to the transaction.")));
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s belongs to a leased claim",
+						owner ? "owner" : "state"),
+				 errhint("Pass a lease too, or leave it out.")));
+	claim->has_lease = lease != NULL;
+	if (lease)
+		claim->lease = policy_lease_argument("lease", lease);
+	claim->state = state;
+	claim->has_owner = owner != NULL;
+	if (owner)
+	{
+		DigestPart	parts[] = {
+			{label, sizeof(label)},
+			{VARDATA_ANY(owner), VARSIZE_ANY_EXHDR(owner)}
+		};
+
+		if (parts[1].len == 0 || parts[1].len > OWNER_MAX_BYTES)
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+					 errmsg("owner must have between 1 and %d bytes",
+							OWNER_MAX_BYTES)));
+		digest_sha256(parts, lengthof(parts), claim->owner);
+	}
 }
 
 /*
@@ -432,8 +414,9 @@ claim_arguments(FunctionCallInfo fcinfo, ClaimRequest *claim)
 {
 	claim_request_init(claim, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1),
 					   TEXT_ARGUMENT(2), TEXT_ARGUMENT(5));
-	claim_refuse_lease(!PG_ARGISNULL(3) || !PG_ARGISNULL(6) ||
-					   !PG_ARGISNULL(9));
+	claim_lease_arguments(claim,
+						  PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3),
+						  TEXT_ARGUMENT(6), TEXT_ARGUMENT(9));
 	claim->has_wait = !PG_ARGISNULL(4);
 	if (claim->has_wait)
 		claim->wait = policy_wait_argument("wait",

@@ -24,27 +24,49 @@ typedef struct ClaimRequest
 	bool		has_first_sent;
 	TimestampTz first_sent;
 	bool		settles;		/* the claim is its own finish */
+	bool		has_lease;
+	int64		lease;			/* microseconds */
+	text	   *state;			/* of a leased claim, to begin with; or NULL */
+	bool		has_owner;
+	uint8		owner[DIGEST_LENGTH];
 
 	/* filled in by claim_prepare() */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
 } ClaimRequest;
 
+/* a wait under way */
+typedef struct ClaimWait
+{
+	TimestampTz started;
+	long		nap;			/* the next one, ms */
+} ClaimWait;
+
 extern void claim_request_init(ClaimRequest *claim, text *scope, text *key,
 							   text *request, text *principal);
 extern void claim_prepare(ClaimRequest *claim, Policy *policy);
 extern void claim_prepare_more(ClaimRequest *claim, const Policy *policy);
-extern void claim_refuse_lease(bool asked);
+extern void claim_lease_arguments(ClaimRequest *claim, Interval *lease,
+								  text *owner, text *state);
 extern bool claim_decide(const ClaimRequest *claim, const Policy *policy,
 						 const Probe *probe, TimestampTz now, Answer *answer);
+extern bool claim_follows(const Policy *policy, const Probe *probe,
+						  TimestampTz now);
 extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,
-						  const Probe *probe, TimestampTz now, KeyRow *row);
+						  const Probe *probe, TimestampTz now, KeyRow *row,
+						  Answer *answer);
 extern void claim_note(const ClaimRequest *claim, const Policy *policy,
 					   const KeyRow *row, const Probe *probe,
 					   const KeyPlace *place);
-extern void claim_execute(ClaimRequest *claim, Answer *answer);
+extern void claim_take(ClaimRequest *claim, const Policy *policy,
+					   Store *store, const Probe *probe, TimestampTz now,
+					   Answer *answer);
+extern void claim_cap_lease(const Policy *policy, Store *store,
+							Identity *identity, Probe *probe, TimestampTz now);
+extern void claim_wait_start(ClaimWait *wait);
 extern bool claim_wait(const ClaimRequest *claim, TransactionId xid,
-					   TimestampTz started);
+					   ClaimWait *wait);
+extern void claim_execute(ClaimRequest *claim, Answer *answer);
 extern void claim_answer_busy(Answer *answer);
 
 #endif							/* IDEMPOTENCY_CLAIM_H */

@@ -7,10 +7,10 @@
  * ends, so that no claim is decided while the rules change (policy.c says
  * why), and sends a relcache invalidation that makes everybody read anew.
  *
- * A scope whose retention moves to another ring, or shrinks within its ring,
- * has made promises that outlive the change.  Until the last of them has run
- * out, the old ring is searched too: that moment is kept in the row, and the
- * row's own and the default's are heeded together.
+ * A scope whose retention or longest lease moves it to another ring, or
+ * shrinks within its ring, has made promises that outlive the change.  Until
+ * the last of them has run out, the old ring is searched too: that moment is
+ * kept in the row, and the row's own and the default's are heeded together.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +42,7 @@
 
 #define RESPONSE_BYTES_MAX	(256 * 1024 * 1024)
 #define REQUEST_BYTES_MAX	(64 * 1024 * 1024)
+#define STATE_BYTES_MAX		(64 * 1024 * 1024)
 #define ATTEMPTS_MAX		1000000
 
 COMPAT_FUNCTION_INFO(idempotency_configure);
@@ -181,6 +182,61 @@ configure_unfinished(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 				  BoolGetDatum(strcmp(value, "succeed") == 0));
 }
 
+/* Set how long a lease may be.  Raises ID400. */
+static void
+configure_max_lease(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, POLICY_MAX_LEASE,
+					  Int64GetDatum(policy_lease_argument("max_lease",
+														  PG_GETARG_INTERVAL_P(arg))));
+}
+
+/* names of LeaseExpiry */
+static const struct
+{
+	LeaseExpiry value;
+	const char *name;
+}			lease_expiries[] = {
+	{LEASE_RESUME, "resume"},
+	{LEASE_INDETERMINATE, "indeterminate"},
+	{LEASE_FORGET, "forget"}
+};
+
+/* Set what becomes of a claim whose lease has run out.  Raises ID400. */
+static void
+configure_on_lease_expiry(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	for (int i = 0; i < lengthof(lease_expiries); i++)
+	{
+		if (strcmp(value, lease_expiries[i].name) != 0)
+			continue;
+		configure_set(row, POLICY_ON_LEASE_EXPIRY,
+					  CharGetDatum((char) lease_expiries[i].value));
+		return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+			 errmsg("on_lease_expiry must be 'resume', 'indeterminate' or 'forget'")));
+}
+
+/* The name of what becomes of a claim whose lease has run out. */
+static const char *
+configure_lease_expiry_name(LeaseExpiry value)
+{
+	for (int i = 0; i < lengthof(lease_expiries); i++)
+	{
+		if (lease_expiries[i].value == value)
+			return lease_expiries[i].name;
+	}
+	elog(ERROR, "unknown on_lease_expiry %d", (int) value);
+}
+
 /* Set the role that the scope is reserved for.  Raises 42704. */
 static void
 configure_role(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
@@ -227,6 +283,10 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 	configure_interval(fcinfo, 12, "backoff_base", row, POLICY_BACKOFF_BASE);
 	configure_interval(fcinfo, 13, "backoff_cap", row, POLICY_BACKOFF_CAP);
 	configure_boolean(fcinfo, 14, row, POLICY_STORE_FAILURES);
+	configure_max_lease(fcinfo, 15, row);
+	configure_on_lease_expiry(fcinfo, 16, row);
+	configure_integer(fcinfo, 17, "max_state_bytes", 0, STATE_BYTES_MAX, row,
+					  POLICY_MAX_STATE_BYTES);
 }
 
 /*
@@ -238,14 +298,18 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 static void
 configure_keep(const Policy *old, PolicyRow *row)
 {
-	Ring		ring = ring_for(old->retention);
+	Ring		ring = policy_ring(old);
+	Policy		changed = *old;
 	TimestampTz until;
 
-	if (row->isnull[POLICY_RETENTION - 1] ||
-		DatumGetInt64(row->values[POLICY_RETENTION - 1]) == old->retention)
+	if (!row->isnull[POLICY_RETENTION - 1])
+		changed.retention = DatumGetInt64(row->values[POLICY_RETENTION - 1]);
+	if (!row->isnull[POLICY_MAX_LEASE - 1])
+		changed.max_lease = DatumGetInt64(row->values[POLICY_MAX_LEASE - 1]);
+	if (policy_reach(&changed) == policy_reach(old))
 		return;
 	until = Max(old->kept_until[ring],
-				ring_expiry(clock_now(), old->retention));
+				ring_expiry(clock_now(), policy_reach(old)));
 	configure_set(row, POLICY_KEPT_SHORT_UNTIL + ring,
 				  TimestampTzGetDatum(until));
 	configure_set(row, POLICY_KEPT_XID,
@@ -335,6 +399,9 @@ enum
 	SHOW_BACKOFF_BASE,
 	SHOW_BACKOFF_CAP,
 	SHOW_STORE_FAILURES,
+	SHOW_MAX_LEASE,
+	SHOW_ON_LEASE_EXPIRY,
+	SHOW_MAX_STATE_BYTES,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
@@ -372,8 +439,12 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 	values[SHOW_BACKOFF_BASE] = configure_duration_text(policy->backoff_base);
 	values[SHOW_BACKOFF_CAP] = configure_duration_text(policy->backoff_cap);
 	values[SHOW_STORE_FAILURES] = BoolGetDatum(policy->store_failures);
+	values[SHOW_MAX_LEASE] = configure_duration_text(policy->max_lease);
+	values[SHOW_ON_LEASE_EXPIRY] =
+		CStringGetTextDatum(configure_lease_expiry_name(policy->on_lease_expiry));
+	values[SHOW_MAX_STATE_BYTES] = Int32GetDatum(policy->max_state_bytes);
 	values[SHOW_RING] =
-		CStringGetTextDatum(ring_name(ring_for(policy->retention)));
+		CStringGetTextDatum(ring_name(policy_ring(policy)));
 
 	return HeapTupleGetDatum(heap_form_tuple(catalog_result_desc(fcinfo),
 											 values, isnull));
@@ -385,7 +456,8 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
  *			 max_key_bytes bigint, max_request_bytes bigint,
  *			 max_response_bytes bigint, role text, max_attempts bigint,
  *			 backoff_base interval, backoff_cap interval,
- *			 store_failures boolean) returns record
+ *			 store_failures boolean, max_lease interval,
+ *			 on_lease_expiry text, max_state_bytes bigint) returns record
  */
 Datum
 idempotency_configure(PG_FUNCTION_ARGS)

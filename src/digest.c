@@ -55,3 +55,17 @@ digest_sha256(const DigestPart *parts, int nparts, uint8 result[DIGEST_LENGTH])
 		digest_failed(ctx);
 	pg_cryptohash_free(ctx);
 }
+
+/*
+ * Are two digests the same?  Takes as long whatever they hold, so that what is
+ * compared can't be guessed byte by byte.
+ */
+bool
+digest_equal(const uint8 *a, const uint8 *b)
+{
+	uint8		difference = 0;
+
+	for (int i = 0; i < DIGEST_LENGTH; i++)
+		difference |= a[i] ^ b[i];
+	return difference == 0;
+}

@@ -19,5 +19,6 @@ typedef struct DigestPart
 
 extern void digest_sha256(const DigestPart *parts, int nparts,
 						  uint8 result[DIGEST_LENGTH]);
+extern bool digest_equal(const uint8 *a, const uint8 *b);
 
 #endif							/* IDEMPOTENCY_DIGEST_H */

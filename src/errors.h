@@ -40,6 +40,8 @@
 #define ERRCODE_IDEM_UNSETTLED			MAKE_SQLSTATE('I','D','4','2','8')
 /* backoff; try again later */
 #define ERRCODE_IDEM_RETRY_LATER		MAKE_SQLSTATE('I','D','4','2','9')
+/* a lease ran out on work that must not be repeated blindly */
+#define ERRCODE_IDEM_INDETERMINATE		MAKE_SQLSTATE('I','D','5','0','0')
 /* all attempts are used up */
 #define ERRCODE_IDEM_EXHAUSTED			MAKE_SQLSTATE('I','D','5','0','8')
 

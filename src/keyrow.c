@@ -33,7 +33,14 @@ enum
 	KEY_REQUEST,
 	KEY_ERROR,
 	KEY_RESPONSE,
-	KEY_COLUMNS = KEY_RESPONSE
+	KEY_LEASE_UNTIL,
+	KEY_FENCE,
+	KEY_OWNER,
+	KEY_ROLE,
+	KEY_APPLICATION,
+	KEY_RECOVERY_POINT,
+	KEY_SAVED_STATE,
+	KEY_COLUMNS = KEY_SAVED_STATE
 };
 
 /* space for a short text or bytea datum built on the stack */
@@ -70,6 +77,16 @@ keyrow_set_text(Datum *values, bool *isnull, int column,
 	isnull[column - 1] = value == NULL;
 }
 
+/* Set a nullable digest column, built in the given space. */
+static void
+keyrow_set_digest(Datum *values, bool *isnull, int column, bool has,
+				  const uint8 *digest, void *space)
+{
+	isnull[column - 1] = !has;
+	if (has)
+		values[column - 1] = keyrow_varlena(space, digest, DIGEST_LENGTH);
+}
+
 /* A tuple for the table that desc describes, palloc'd. */
 HeapTuple
 keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
@@ -81,6 +98,7 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	SHORT_DATUM(PRINCIPAL_MAX_BYTES) principal;
 	SHORT_DATUM(KEY_MAX_BYTES) key;
 	SHORT_DATUM(DIGEST_LENGTH) fingerprint;
+	SHORT_DATUM(DIGEST_LENGTH) owner;
 
 	values[KEY_ID - 1] = UUIDPGetDatum(identity_id(identity));
 	values[KEY_EXPIRES_AT - 1] = TimestampTzGetDatum(row->expires_at);
@@ -96,15 +114,22 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 											   identity->principal_len);
 	values[KEY_KEY - 1] = keyrow_varlena(&key, identity->key,
 										 identity->key_len);
-	if (row->has_fingerprint)
-		values[KEY_FINGERPRINT - 1] = keyrow_varlena(&fingerprint,
-													 row->fingerprint,
-													 DIGEST_LENGTH);
-	isnull[KEY_FINGERPRINT - 1] = !row->has_fingerprint;
+	keyrow_set_digest(values, isnull, KEY_FINGERPRINT, row->has_fingerprint,
+					  row->fingerprint, &fingerprint);
 	keyrow_set_text(values, isnull, KEY_TAG, row->tag);
 	keyrow_set_text(values, isnull, KEY_REQUEST, row->request);
 	keyrow_set_text(values, isnull, KEY_ERROR, row->error);
 	keyrow_set_text(values, isnull, KEY_RESPONSE, row->response);
+
+	keyrow_set_time(values, isnull, KEY_LEASE_UNTIL, row->lease_until);
+	values[KEY_FENCE - 1] = Int64GetDatum(row->fence);
+	isnull[KEY_FENCE - 1] = row->fence == NO_FENCE;
+	keyrow_set_digest(values, isnull, KEY_OWNER, row->has_owner, row->owner,
+					  &owner);
+	keyrow_set_text(values, isnull, KEY_ROLE, row->role);
+	keyrow_set_text(values, isnull, KEY_APPLICATION, row->application);
+	keyrow_set_text(values, isnull, KEY_RECOVERY_POINT, row->recovery_point);
+	keyrow_set_text(values, isnull, KEY_SAVED_STATE, row->saved_state);
 
 	return heap_form_tuple(desc, values, isnull);
 }
@@ -135,6 +160,22 @@ keyrow_get_name(Datum value, int *len)
 	return VARDATA_ANY(name);
 }
 
+/* A nullable digest; returns whether there is one. */
+static bool
+keyrow_get_digest(const Datum *values, const bool *isnull, int column,
+				  uint8 *digest)
+{
+	bytea	   *value;
+
+	if (isnull[column - 1])
+		return false;
+	value = DatumGetByteaPP(values[column - 1]);
+	if (VARSIZE_ANY_EXHDR(value) != DIGEST_LENGTH)
+		elog(ERROR, "stored digest has the wrong length");
+	memcpy(digest, VARDATA_ANY(value), DIGEST_LENGTH);
+	return true;
+}
+
 /*
  * Read a tuple.  Row and identity point into it.
  */
@@ -161,17 +202,46 @@ keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 	row->finished_at = keyrow_get_time(values, isnull, KEY_FINISHED_AT);
 	row->retry_at = keyrow_get_time(values, isnull, KEY_RETRY_AT);
 	row->attempt = DatumGetInt32(values[KEY_ATTEMPT - 1]);
-	row->has_fingerprint = !isnull[KEY_FINGERPRINT - 1];
-	if (row->has_fingerprint)
-	{
-		bytea	   *fingerprint = DatumGetByteaPP(values[KEY_FINGERPRINT - 1]);
-
-		if (VARSIZE_ANY_EXHDR(fingerprint) != DIGEST_LENGTH)
-			elog(ERROR, "stored fingerprint has the wrong length");
-		memcpy(row->fingerprint, VARDATA_ANY(fingerprint), DIGEST_LENGTH);
-	}
+	row->has_fingerprint = keyrow_get_digest(values, isnull, KEY_FINGERPRINT,
+											 row->fingerprint);
 	row->tag = keyrow_get_text(values, isnull, KEY_TAG);
 	row->request = keyrow_get_text(values, isnull, KEY_REQUEST);
 	row->error = keyrow_get_text(values, isnull, KEY_ERROR);
 	row->response = keyrow_get_text(values, isnull, KEY_RESPONSE);
+
+	row->lease_until = keyrow_get_time(values, isnull, KEY_LEASE_UNTIL);
+	row->fence = isnull[KEY_FENCE - 1] ? NO_FENCE :
+		DatumGetInt64(values[KEY_FENCE - 1]);
+	row->has_owner = keyrow_get_digest(values, isnull, KEY_OWNER, row->owner);
+	row->role = keyrow_get_text(values, isnull, KEY_ROLE);
+	row->application = keyrow_get_text(values, isnull, KEY_APPLICATION);
+	row->recovery_point = keyrow_get_text(values, isnull, KEY_RECOVERY_POINT);
+	row->saved_state = keyrow_get_text(values, isnull, KEY_SAVED_STATE);
+}
+
+/*
+ * Nobody holds the lease any more: clear what is said of the holder.  The
+ * fence stays, so that the holder's call, repeated, is known again.
+ */
+void
+keyrow_end_lease(KeyRow *row)
+{
+	row->lease_until = NO_TIME;
+	row->has_owner = false;
+	row->role = NULL;
+	row->application = NULL;
+}
+
+/* Are a stored text and a given one, both nullable, the same byte for byte? */
+bool
+keyrow_same_text(struct varlena *stored, const text *given)
+{
+	text	   *plain;
+
+	if (stored == NULL || given == NULL)
+		return stored == NULL && given == NULL;
+	plain = (text *) pg_detoast_datum(stored);
+	return VARSIZE_ANY_EXHDR(plain) == VARSIZE_ANY_EXHDR(given) &&
+		memcmp(VARDATA_ANY(plain), VARDATA_ANY(given),
+			   VARSIZE_ANY_EXHDR(given)) == 0;
 }

@@ -18,6 +18,7 @@
 /* what the "char" column state says */
 typedef enum KeyState
 {
+	KEY_RUNNING = 'l',			/* leased: somebody is at it, or was */
 	KEY_SUCCEEDED = 's',		/* the transaction that wrote this is the
 								 * effect's */
 	KEY_FAILED = 'f',			/* finally, with an error to be replayed */
@@ -26,6 +27,7 @@ typedef enum KeyState
 } KeyState;
 
 #define NO_TIME DT_NOBEGIN		/* stands for NULL in a timestamp */
+#define NO_FENCE 0				/* stands for NULL in a fence */
 
 /*
  * All columns but the identity.  A text may still be compressed or out of
@@ -38,9 +40,17 @@ typedef struct KeyRow
 	TimestampTz claimed_at;
 	TimestampTz finished_at;	/* NO_TIME while unsettled */
 	TimestampTz retry_at;		/* NO_TIME unless state is KEY_RETRY */
+	TimestampTz lease_until;	/* NO_TIME unless state is KEY_RUNNING */
 	int32		attempt;
+	int64		fence;			/* of the last lease; NO_FENCE: none yet */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
+	bool		has_owner;		/* only in state KEY_RUNNING */
+	uint8		owner[DIGEST_LENGTH];
+	struct varlena *role;		/* who holds the lease; NULL: nobody */
+	struct varlena *application;
+	struct varlena *recovery_point;
+	struct varlena *saved_state;
 	struct varlena *tag;
 	struct varlena *request;
 	struct varlena *error;
@@ -51,5 +61,7 @@ extern HeapTuple keyrow_form(TupleDesc desc, Identity *identity,
 							 const KeyRow *row);
 extern void keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 						  Identity *identity);
+extern void keyrow_end_lease(KeyRow *row);
+extern bool keyrow_same_text(struct varlena *stored, const text *given);
 
 #endif							/* IDEMPOTENCY_KEYROW_H */

@@ -53,13 +53,53 @@ typedef struct Lookup
 	uint8		fingerprint[DIGEST_LENGTH];
 } Lookup;
 
+/* Take over the row's fingerprint. */
+static void
+lookup_fingerprint(Lookup *lookup, const KeyRow *row)
+{
+	lookup->has_fingerprint = row->has_fingerprint;
+	memcpy(lookup->fingerprint, row->fingerprint, DIGEST_LENGTH);
+}
+
+/*
+ * A leased row: what claim() would answer to a duplicate, and how far its
+ * holder has come; "lease_expired" if the next claim would take it over.
+ */
+static void
+lookup_running(Lookup *lookup, const Policy *policy, Probe *probe,
+			   TimestampTz now)
+{
+	ClaimRequest duplicate = {0};
+	Answer	   *answer = &lookup->answer;
+
+	if (!claim_decide(&duplicate, policy, probe, now, answer))
+	{
+		if (policy->on_lease_expiry == LEASE_FORGET)
+			return;
+		answer_running(answer, &probe->row, now);
+		answer->reason = "lease_expired";
+	}
+	answer->recovery_point = store_detoast(probe->row.recovery_point);
+	answer->state = store_detoast(probe->row.saved_state);
+	answer->expires_at = probe->row.expires_at;
+	lookup->result = answer->outcome == OUTCOME_EXHAUSTED ?
+		LOOKUP_SETTLED : LOOKUP_UNSETTLED;
+	lookup_fingerprint(lookup, &probe->row);
+}
+
 /* What a row that counts says: what claim() would answer to a duplicate. */
 static void
-lookup_answer(Lookup *lookup, Probe *probe, TimestampTz now)
+lookup_answer(Lookup *lookup, const Policy *policy, Probe *probe,
+			  TimestampTz now)
 {
 	TxnClaim   *note = probe->own ? txn_find(&probe->found) : NULL;
 	Outcome		outcome = OUTCOME_REPLAY;
 
+	if (probe->row.state == KEY_RUNNING)
+	{
+		lookup_running(lookup, policy, probe, now);
+		return;
+	}
 	lookup->result = LOOKUP_SETTLED;
 	if (note && note->state.held && !note->state.settled)
 	{
@@ -79,8 +119,7 @@ lookup_answer(Lookup *lookup, Probe *probe, TimestampTz now)
 		lookup->answer.reason = "own_transaction";
 	if (outcome == OUTCOME_RETRY_LATER)
 		answer_backoff(&lookup->answer, &probe->row, now);
-	lookup->has_fingerprint = probe->row.has_fingerprint;
-	memcpy(lookup->fingerprint, probe->row.fingerprint, DIGEST_LENGTH);
+	lookup_fingerprint(lookup, &probe->row);
 }
 
 /*
@@ -109,7 +148,7 @@ lookup_key(Identity *identity, Snapshot snapshot, Lookup *lookup)
 	}
 	else if (probe.result == PROBE_ROW &&
 			 (probe.own || probe.row.expires_at > now))
-		lookup_answer(lookup, &probe, now);
+		lookup_answer(lookup, &policy, &probe, now);
 	store_close(&store);
 	policy_unlock();
 }

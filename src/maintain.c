@@ -179,7 +179,7 @@ maintain_rotate(Segment segment, ReturnSetInfo *result)
 	TimestampTz now;
 	char	   *command;
 
-	catalog_require_plain(rel, catalog_segment_index(segment));
+	catalog_require_plain(rel, segment);
 	table_close(rel, AccessShareLock);
 	if (bytes == 0 || !ring_may_truncate(segment, clock_now()))
 		return;
@@ -283,7 +283,7 @@ maintain_clean(Segment segment, int64 epoch, ReturnSetInfo *result)
 		return;
 	}
 	rel = table_open(relid, RowExclusiveLock);
-	catalog_require_plain(rel, catalog_segment_index(segment));
+	catalog_require_plain(rel, segment);
 	if (state.next_block == 0 && RelationGetNumberOfBlocks(rel) == 0)
 		next = MaxBlockNumber;	/* nothing to do, nothing to remember */
 	else

@@ -53,6 +53,9 @@ static const Policy policy_builtin = {
 	.max_key_bytes = KEY_DEFAULT_BYTES,
 	.max_request_bytes = 1024 * 1024,
 	.max_response_bytes = 1024 * 1024,
+	.max_lease = USECS_PER_HOUR,
+	.on_lease_expiry = LEASE_RESUME,
+	.max_state_bytes = 64 * 1024,
 	.max_attempts = 10,
 	.backoff_base = USECS_PER_SEC,
 	.backoff_cap = 5 * USECS_PER_MINUTE,
@@ -149,6 +152,11 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 	POLICY_SET(POLICY_MAX_ATTEMPTS, policy->max_attempts, DatumGetInt32);
 	POLICY_SET(POLICY_BACKOFF_BASE, policy->backoff_base, DatumGetInt64);
 	POLICY_SET(POLICY_BACKOFF_CAP, policy->backoff_cap, DatumGetInt64);
+	POLICY_SET(POLICY_MAX_LEASE, policy->max_lease, DatumGetInt64);
+	POLICY_SET(POLICY_ON_LEASE_EXPIRY, policy->on_lease_expiry,
+			   (LeaseExpiry) DatumGetChar);
+	POLICY_SET(POLICY_MAX_STATE_BYTES, policy->max_state_bytes,
+			   DatumGetInt32);
 	if (!isnull[POLICY_ALLOWED_ROLE - 1])
 		policy_apply_role(policy, values[POLICY_ALLOWED_ROLE - 1]);
 	if (!isnull[POLICY_EXCLUDE - 1])
@@ -286,6 +294,64 @@ policy_check_role(const Policy *policy, const char *scope, int scope_len)
 }
 
 /*
+ * How far ahead of now can a row of this scope expire, in microseconds?  At
+ * the end of a retention that begins with the end of the longest lease.
+ */
+int64
+policy_reach(const Policy *policy)
+{
+	return policy->retention == RETENTION_FOREVER ? RETENTION_FOREVER :
+		policy->retention + policy->max_lease;
+}
+
+/* The ring that the scope's rows go to. */
+Ring
+policy_ring(const Policy *policy)
+{
+	return ring_for(policy_reach(policy));
+}
+
+/* Raises ID400 if a call asks for a longer retention than the scope's. */
+void
+policy_check_retention(const Policy *policy, const char *scope, int scope_len,
+					   int64 retention)
+{
+	if (retention > policy->retention)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("retention is longer than the policy of scope \"%.*s\" allows",
+						scope_len, scope),
+				 errhint("Ask for less, or raise the scope's retention with configure().")));
+}
+
+/* Raises ID400 if a call asks for a longer lease than the scope's longest. */
+void
+policy_check_lease(const Policy *policy, const char *scope, int scope_len,
+				   int64 lease)
+{
+	if (lease > policy->max_lease)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("lease is longer than the policy of scope \"%.*s\" allows",
+						scope_len, scope),
+				 errdetail("Its max_lease is %lld ms.",
+						   (long long) (policy->max_lease / USECS_PER_MSEC)),
+				 errhint("Ask for less and extend it with heartbeat(), or raise the scope's max_lease with configure().")));
+}
+
+/* Raises ID413 if the value has more bytes than it may. */
+void
+policy_check_size(const char *what, const struct varlena *value, int32 limit)
+{
+	if (value && VARSIZE_ANY_EXHDR(value) > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_TOO_LARGE),
+				 errmsg("%s is too large", what),
+				 errdetail("It has %zu bytes; the limit is %d.",
+						   VARSIZE_ANY_EXHDR(value), limit)));
+}
+
+/*
  * An interval in microseconds, with days of 24 hours and months of 30 days.
  * One too large to count is the largest number, or the smallest.
  */
@@ -335,4 +401,23 @@ policy_retention_argument(Interval *interval)
 				 errmsg("retention must be between 1 second and 60 days"),
 				 errhint("A number without a unit is read as seconds.")));
 	return retention;
+}
+
+/*
+ * A lease as the named argument, in microseconds.  Raises ID400 if it is NULL,
+ * or outside what any scope could have.
+ */
+int64
+policy_lease_argument(const char *name, Interval *interval)
+{
+	int64		lease = interval ? policy_interval(interval) : 0;
+
+	if (lease < LEASE_MIN || lease > LEASE_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 interval ?
+				 errmsg("%s must be between 1 ms and 4 days", name) :
+				 errmsg("%s must not be null", name),
+				 errhint("A number without a unit is read as seconds.")));
+	return lease;
 }

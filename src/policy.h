@@ -15,6 +15,14 @@
 
 #define WAIT_FOREVER	PG_INT64_MAX
 
+/* what becomes of a claim whose lease has run out */
+typedef enum LeaseExpiry
+{
+	LEASE_RESUME = 'r',			/* the next claim takes it over */
+	LEASE_INDETERMINATE = 'i',	/* nobody, until an operator resolves it */
+	LEASE_FORGET = 'f'			/* as if it had never been claimed */
+} LeaseExpiry;
+
 /*
  * A scope's effective settings: its own, over those of '*', over the built-in
  * ones.  Durations are microseconds.
@@ -30,6 +38,9 @@ typedef struct Policy
 	int32		max_key_bytes;
 	int32		max_request_bytes;
 	int32		max_response_bytes;
+	int64		max_lease;
+	LeaseExpiry on_lease_expiry;
+	int32		max_state_bytes;
 	int32		max_attempts;
 	int64		backoff_base;
 	int64		backoff_cap;
@@ -48,8 +59,17 @@ extern void policy_unlock(void);
 extern void policy_get(const char *scope, int scope_len, Policy *policy);
 extern void policy_check_role(const Policy *policy, const char *scope,
 							  int scope_len);
+extern int64 policy_reach(const Policy *policy);
+extern Ring policy_ring(const Policy *policy);
+extern void policy_check_retention(const Policy *policy, const char *scope,
+								   int scope_len, int64 retention);
+extern void policy_check_lease(const Policy *policy, const char *scope,
+							   int scope_len, int64 lease);
+extern void policy_check_size(const char *what, const struct varlena *value,
+							  int32 limit);
 extern int64 policy_interval(Interval *interval);
 extern int64 policy_wait_argument(const char *name, Interval *interval);
 extern int64 policy_retention_argument(Interval *interval);
+extern int64 policy_lease_argument(const char *name, Interval *interval);
 
 #endif							/* IDEMPOTENCY_POLICY_H */

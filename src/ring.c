@@ -4,9 +4,10 @@
  *		Geometry of the rings: which table a key lives in, and until when.
  *
  * Time is cut into epochs as wide as the ring; epoch e lives in table e mod 4.
- * A row goes to the table of the epoch in which it expires.  A ring serves
- * retentions of up to two widths, so at any time the rows that count are in
- * the tables of epochs e, e+1 and e+2, and the table of e-1 (which will be
+ * A row goes to the table of the epoch in which it expires.  A ring serves a
+ * reach (how far ahead of now a row can expire: the retention, after the
+ * longest lease) of up to two widths, so at any time the rows that count are
+ * in the tables of epochs e, e+1 and e+2, and the table of e-1 (which will be
  * that of e+3) holds nothing that counts and may be truncated.
  *
  * Epochs are absolute (they count from 2000-01-01 UTC), so a dump that is
@@ -56,19 +57,18 @@ static const char *const segment_names[SEGMENT_COUNT] = {
 
 #define RING_SLACK(ring) (rings[ring].width / 8)
 
-/* The smallest ring that can hold this retention. */
+/* The smallest ring for rows that expire up to "reach" from now. */
 Ring
-ring_for(int64 retention)
+ring_for(int64 reach)
 {
-	if (retention == RETENTION_FOREVER)
+	if (reach == RETENTION_FOREVER)
 		return RING_PERMANENT;
 	for (Ring ring = RING_SHORT; ring < RING_PERMANENT; ring++)
 	{
-		if (retention <= 2 * rings[ring].width)
+		if (reach <= 2 * rings[ring].width)
 			return ring;
 	}
-	elog(ERROR, "retention of " INT64_FORMAT " microseconds fits no ring",
-		 retention);
+	elog(ERROR, "reach of " INT64_FORMAT " microseconds fits no ring", reach);
 }
 
 /* The ring that a segment belongs to. */

@@ -34,7 +34,11 @@ typedef int Segment;
 #define RETENTION_MIN		USECS_PER_SEC
 #define RETENTION_MAX		(60 * USECS_PER_DAY)
 
-extern Ring ring_for(int64 retention);
+/* the widest ring holds the longest retention after the longest lease */
+#define LEASE_MIN			USECS_PER_MSEC
+#define LEASE_MAX			(4 * USECS_PER_DAY)
+
+extern Ring ring_for(int64 reach);
 extern Ring ring_of(Segment segment);
 extern const char *ring_name(Ring ring);
 extern const char *segment_name(Segment segment);

@@ -208,7 +208,7 @@ idempotency_run(PG_FUNCTION_ARGS)
 				 errmsg("%s must not be null",
 						PG_ARGISNULL(2) ? "command" : "args")));
 	claim_execute(&claim, &answer);
-	if (answer.outcome == OUTCOME_EXECUTE)
+	if (answer.outcome == OUTCOME_EXECUTE || answer.outcome == OUTCOME_RESUME)
 	{
 		answer.response = run_command(text_to_cstring(TEXT_ARGUMENT(2)),
 									  PG_GETARG_DATUM(3));

@@ -5,7 +5,8 @@
  *
  * A transactional claim can be settled only by the transaction that made it,
  * and its row is where txn.c remembers it.  Nothing is searched for, except to
- * tell a caller who holds nothing why.
+ * tell a caller who holds nothing why.  A caller who passes a fence means a
+ * leased claim; lease.c settles those.
  *
  * Retention counts from the moment of the settlement, which can move the row
  * into another table.
@@ -15,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "common/pg_prng.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -24,13 +24,15 @@
 #include "catalog.h"
 #include "compat.h"
 #include "errors.h"
+#include "failure.h"
 #include "fault.h"
+#include "key.h"
+#include "lease.h"
 #include "settle.h"
 #include "txn.h"
 
 #define TAG_MAX_BYTES		255
 #define ERROR_MAX_BYTES		(64 * 1024)
-#define BACKOFF_MAX			RETENTION_MAX
 
 COMPAT_FUNCTION_INFO(idempotency_finish);
 COMPAT_FUNCTION_INFO(idempotency_fail);
@@ -48,83 +50,38 @@ typedef struct Settle
 	KeyRow		row;			/* as it is stored */
 } Settle;
 
-/* Raises ID413 if the value has more bytes than it may. */
-void
-settle_check_size(const char *what, const struct varlena *value, int32 limit)
-{
-	if (value && VARSIZE_ANY_EXHDR(value) > limit)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_TOO_LARGE),
-				 errmsg("%s is too large", what),
-				 errdetail("It has %zu bytes; the limit is %d.",
-						   VARSIZE_ANY_EXHDR(value), limit)));
-}
-
-/* A transactional claim has no fence; whoever passes one lost a leased one. */
+/*
+ * Tell a caller who holds no claim on the key why.  Raises ID403, ID404 if
+ * nobody has, or had, one, else ID412; returns only if there is nothing and
+ * the caller doesn't mind.
+ */
 static void
-settle_refuse_fence(bool has_fence)
+settle_refuse_stranger(Identity *identity, bool nothing_is_fine)
 {
-	if (has_fence)
+	OpenKey		key;
+
+	key_open(&key, identity);
+	key_close(&key);
+	if (key.probe.result == PROBE_NONE)
+	{
+		if (!nothing_is_fine)
+			key_refuse_unknown(identity);
+		return;
+	}
+	if (key.probe.result == PROBE_ROW && key.probe.row.state == KEY_RUNNING)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_FENCE_LOST),
-				 errmsg("the claim does not carry this fence"),
-				 errhint("A transactional claim has no fence; leave it out.")));
-}
-
-/*
- * Find out, under the key's lock, what another than the holder can meet.  The
- * caller closes the store.
- */
-void
-settle_probe(Identity *identity, const Policy *policy, Store *store,
-			 Probe *probe, TimestampTz *now)
-{
-	store_open_locked(store, policy, identity, now);
-	store_probe(store, identity, *now, probe);
-	if (probe->result == PROBE_ROW && !probe->own &&
-		probe->row.expires_at <= *now)
-		probe->result = PROBE_NONE;
-}
-
-/* Undo settle_probe(). */
-void
-settle_probe_end(Identity *identity, Store *store)
-{
-	identity_unlock(identity_id(identity));
-	store_close(store);
-}
-
-/*
- * Tell a caller who holds no claim on the key why.  Raises ID404 if nobody
- * has, or had, one, else ID412; returns only if there is nothing and the
- * caller doesn't mind.
- */
-static void
-settle_refuse_stranger(Identity *identity, const Policy *policy,
-					   bool nothing_is_fine)
-{
-	Store		store;
-	Probe		probe;
-	TimestampTz now;
-
-	settle_probe(identity, policy, &store, &probe, &now);
-	settle_probe_end(identity, &store);
-	if (probe.result == PROBE_NONE && nothing_is_fine)
-		return;
-	if (probe.result == PROBE_NONE)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_NOT_FOUND),
-				 errmsg("there is no claim to settle, in scope \"%.*s\"",
+				 errmsg("the claim is leased, and its fence is missing, in scope \"%.*s\"",
 						identity->scope_len, identity->scope),
-				 errhint("Call claim() first, in the same transaction; a rollback, also to a savepoint, undoes it.")));
+				 errhint("Pass the fence that claim() has answered.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_FENCE_LOST),
 			 errmsg("this transaction does not hold the claim, in scope \"%.*s\"",
 					identity->scope_len, identity->scope),
-			 probe.result == PROBE_BUSY ?
+			 key.probe.result == PROBE_BUSY ?
 			 errdetail("Another transaction holds it.") :
 			 errdetail("It has been settled."),
-			 errhint("Settle only after claim() has answered \"execute\", in the same transaction.")));
+			 errhint("Settle only after claim() has answered \"execute\", in the same transaction; a leased claim, with its fence.")));
 }
 
 /*
@@ -137,7 +94,7 @@ settle_expiry(const Settle *settle, TimestampTz now, int64 retention)
 {
 	const TxnClaimState *state = &settle->claim->state;
 
-	if (ring_for(settle->policy.retention) != state->ring)
+	if (policy_ring(&settle->policy) != state->ring)
 		return ring_expiry(state->claimed_at,
 						   Min(retention, state->retention));
 	return ring_expiry(now, retention);
@@ -207,7 +164,7 @@ settle_begin(Settle *settle, Identity *identity)
 	policy_check_role(&settle->policy, identity->scope, identity->scope_len);
 	settle->claim = txn_find(identity);
 	if (settle->claim == NULL || !settle->claim->state.held)
-		settle_refuse_stranger(identity, &settle->policy, false);
+		settle_refuse_stranger(identity, false);
 }
 
 /*
@@ -217,12 +174,8 @@ settle_begin(Settle *settle, Identity *identity)
 static int64
 settle_retention(const Settle *settle, int64 asked)
 {
-	if (asked > settle->policy.retention)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("retention is longer than the policy of scope \"%.*s\" allows",
-						settle->identity->scope_len, settle->identity->scope),
-				 errhint("Ask for less, or raise the scope's retention with configure().")));
+	policy_check_retention(&settle->policy, settle->identity->scope,
+						   settle->identity->scope_len, asked);
 	if (asked != 0)
 		return asked;
 	return Min(settle->claim->state.retention, settle->policy.retention);
@@ -261,19 +214,6 @@ settle_end(Settle *settle)
 	policy_unlock();
 }
 
-/* Are the two nullable texts the same, byte for byte? */
-static bool
-settle_same_text(struct varlena *stored, text *given)
-{
-	text	   *plain = store_detoast(stored);
-
-	if (plain == NULL || given == NULL)
-		return plain == NULL && given == NULL;
-	return VARSIZE_ANY_EXHDR(plain) == VARSIZE_ANY_EXHDR(given) &&
-		memcmp(VARDATA_ANY(plain), VARDATA_ANY(given),
-			   VARSIZE_ANY_EXHDR(given)) == 0;
-}
-
 /*
  * The claim has been settled before, in this transaction: the same again is
  * answered, anything else is refused.  Raises ID412.
@@ -303,13 +243,13 @@ settle_finish(Identity *identity, text *response, int64 asked, text *tag,
 	int64		retention;
 
 	settle_begin(&settle, identity);
-	settle_check_size("response", (struct varlena *) response,
+	policy_check_size("response", (struct varlena *) response,
 					  settle.policy.max_response_bytes);
 	retention = settle_retention(&settle, asked);
 	settle_open(&settle, retention);
 	if (settle.claim->state.settled)
 		settle_again(&settle, settle.row.state == KEY_SUCCEEDED &&
-					 settle_same_text(settle.row.response, response));
+					 keyrow_same_text(settle.row.response, response));
 	else
 	{
 		settle.row.response = (struct varlena *) response;
@@ -322,40 +262,6 @@ settle_finish(Identity *identity, text *response, int64 asked, text *tag,
 		*finished_at = settle.row.finished_at;
 	return settle.row.expires_at;
 }
-
-/*
- * When may an operation that failed for the nth time be tried again, in
- * microseconds from now?  Exponential backoff with full jitter: anything up
- * to min(cap, base * 2^(n-1)), so that those who failed together don't return
- * together.  (M. Brooker, "Exponential Backoff and Jitter", AWS, 2015.)
- */
-static int64
-settle_backoff(const Policy *policy, int32 attempt)
-{
-	int64		ceiling = policy->backoff_base;
-
-	for (int i = 1; i < attempt && ceiling < policy->backoff_cap; i++)
-		ceiling *= 2;
-	ceiling = Min(ceiling, policy->backoff_cap);
-	return (int64) (pg_prng_double(&pg_global_prng_state) * ceiling);
-}
-
-/* what fail() asks for */
-typedef struct Failure
-{
-	text	   *error;
-	bool		retryable;
-	int64		retry_after_ms; /* negative: as the policy's backoff says */
-	int64		retention;		/* 0: as the claim's */
-} Failure;
-
-/* what fail() answers */
-typedef struct FailureAnswer
-{
-	const char *outcome;
-	int32		attempt;
-	int64		retry_after_ms; /* negative: none */
-} FailureAnswer;
 
 /* Give the key up as if it had never been claimed. */
 static void
@@ -378,56 +284,6 @@ settle_release_row(Settle *settle)
 	txn_change(settle->claim, &state);
 }
 
-/* Turn the row into that of a failure. */
-static void
-settle_failed_row(Settle *settle, const Failure *failure, int64 retention,
-				  FailureAnswer *answer)
-{
-	KeyRow	   *row = &settle->row;
-
-	row->response = NULL;
-	row->error = (struct varlena *) failure->error;
-	if (!failure->retryable)
-	{
-		row->state = KEY_FAILED;
-		answer->outcome = "failed";
-	}
-	else if (row->attempt >= settle->policy.max_attempts)
-	{
-		row->state = KEY_EXHAUSTED;
-		answer->outcome = "exhausted";
-	}
-	else
-	{
-		int64		delay = failure->retry_after_ms >= 0 ?
-			failure->retry_after_ms * USECS_PER_MSEC :
-			settle_backoff(&settle->policy, row->attempt);
-
-		/* what is forgotten sooner may be tried again sooner */
-		delay = Min(delay, retention);
-		row->state = KEY_RETRY;
-		row->retry_at = settle->now + delay;
-		answer->outcome = "retry_later";
-		answer->retry_after_ms = answer_ms(delay);
-	}
-}
-
-/* The same fail() again, in the same transaction. */
-static void
-settle_fail_again(Settle *settle, const Failure *failure,
-				  FailureAnswer *answer)
-{
-	KeyRow	   *row = &settle->row;
-
-	settle_again(settle, row->state != KEY_SUCCEEDED &&
-				 (row->state != KEY_FAILED) == failure->retryable &&
-				 settle_same_text(row->error, failure->error));
-	answer->outcome = row->state == KEY_FAILED ? "failed" :
-		row->state == KEY_EXHAUSTED ? "exhausted" : "retry_later";
-	if (row->state == KEY_RETRY)
-		answer->retry_after_ms = answer_ms(row->retry_at - settle->now);
-}
-
 /* Settle with an error. */
 static void
 settle_fail(Identity *identity, const Failure *failure, FailureAnswer *answer)
@@ -438,18 +294,18 @@ settle_fail(Identity *identity, const Failure *failure, FailureAnswer *answer)
 	settle_begin(&settle, identity);
 	retention = settle_retention(&settle, failure->retention);
 	settle_open(&settle, retention);
-	answer->attempt = settle.row.attempt;
-	answer->retry_after_ms = -1;
 	if (settle.claim->state.settled)
-		settle_fail_again(&settle, failure, answer);
+		settle_again(&settle, failure_repeats(&settle.row, failure, settle.now,
+											  answer));
 	else if (!failure->retryable && !settle.policy.store_failures)
 	{
-		answer->outcome = "released";
+		failure_released(&settle.row, answer);
 		settle_release_row(&settle);
 	}
 	else
 	{
-		settle_failed_row(&settle, failure, retention, answer);
+		failure_apply(&settle.policy, failure, settle.now, retention,
+					  &settle.row, answer);
 		settle_write(&settle, retention);
 	}
 	settle_end(&settle);
@@ -472,7 +328,7 @@ settle_release(Identity *identity)
 	settle.claim = txn_find(identity);
 	if (settle.claim == NULL || !settle.claim->state.held)
 	{
-		settle_refuse_stranger(identity, &settle.policy, true);
+		settle_refuse_stranger(identity, true);
 		policy_unlock();
 		return false;
 	}
@@ -514,8 +370,10 @@ idempotency_finish(PG_FUNCTION_ARGS)
 	catalog_check_writable("finish()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(6),
 				  TEXT_ARGUMENT(1));
-	settle_refuse_fence(!PG_ARGISNULL(3));
-	settle_check_size("tag", (struct varlena *) tag, TAG_MAX_BYTES);
+	policy_check_size("tag", (struct varlena *) tag, TAG_MAX_BYTES);
+	if (!PG_ARGISNULL(3))
+		PG_RETURN_TIMESTAMPTZ(lease_finish(&identity, PG_GETARG_INT64(3),
+										   TEXT_ARGUMENT(2), retention, tag));
 	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, TEXT_ARGUMENT(2),
 										retention, tag, NULL));
 }
@@ -529,7 +387,7 @@ settle_failure_arguments(FunctionCallInfo fcinfo, Failure *failure)
 	failure->retry_after_ms = PG_ARGISNULL(5) ? -1 : PG_GETARG_INT64(5);
 	failure->retention = PG_ARGISNULL(6) ? 0 :
 		policy_retention_argument(PG_GETARG_INTERVAL_P(6));
-	settle_check_size("error", (struct varlena *) failure->error,
+	policy_check_size("error", (struct varlena *) failure->error,
 					  ERROR_MAX_BYTES);
 	if (!PG_ARGISNULL(5) &&
 		(failure->retry_after_ms < 0 ||
@@ -557,9 +415,11 @@ idempotency_fail(PG_FUNCTION_ARGS)
 	catalog_check_writable("fail()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(7),
 				  TEXT_ARGUMENT(1));
-	settle_refuse_fence(!PG_ARGISNULL(4));
 	settle_failure_arguments(fcinfo, &failure);
-	settle_fail(&identity, &failure, &answer);
+	if (!PG_ARGISNULL(4))
+		lease_fail(&identity, PG_GETARG_INT64(4), &failure, &answer);
+	else
+		settle_fail(&identity, &failure, &answer);
 
 	values[0] = CStringGetTextDatum(answer.outcome);
 	values[1] = Int32GetDatum(answer.attempt);
@@ -581,6 +441,7 @@ idempotency_release(PG_FUNCTION_ARGS)
 	catalog_check_writable("release()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(3),
 				  TEXT_ARGUMENT(1));
-	settle_refuse_fence(!PG_ARGISNULL(2));
+	if (!PG_ARGISNULL(2))
+		PG_RETURN_BOOL(lease_release(&identity, PG_GETARG_INT64(2)));
 	PG_RETURN_BOOL(settle_release(&identity));
 }

@@ -14,6 +14,11 @@
  * could miss a row moved meanwhile.  It also means that "somebody is changing
  * this row" is the same as "its xmin or xmax is in progress".
  *
+ * Each table has two indexes: the primary key on id, and one on scope of those
+ * rows only whose state is KEY_RUNNING.  State and scope, being in the second,
+ * keep an update that changes them from being HOT; so every version in a HOT
+ * chain is of one state, and belongs, or doesn't, into both indexes as a whole.
+ *
  * Invariant: an identity has at most one row that isn't expired.
  *
  *-------------------------------------------------------------------------
@@ -25,6 +30,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/pg_collation.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -260,10 +266,26 @@ store_evict(Store *store, StoreSegment *seg, Identity *identity,
 	ExecClearTuple(seg->slot);
 }
 
-/* Give a tuple just written its index entry. */
+/* Enter a running row, at tid, into the index of those. */
+static void
+store_index_running(StoreSegment *seg, Identity *identity, ItemPointer tid)
+{
+	Relation	index = index_open(catalog_segment_running_index(seg->segment),
+								   RowExclusiveLock);
+	IndexInfo  *info = BuildIndexInfo(index);
+	Datum		value = PointerGetDatum(cstring_to_text_with_len(identity->scope,
+																 identity->scope_len));
+	bool		isnull = false;
+
+	(void) index_insert(index, &value, &isnull, tid, seg->heap,
+						UNIQUE_CHECK_NO, false, info);
+	index_close(index, NoLock);
+}
+
+/* Give a tuple just written its index entries. */
 static void
 store_index_insert(Store *store, StoreSegment *seg, Identity *identity,
-				   ItemPointer tid)
+				   const KeyRow *row, ItemPointer tid)
 {
 	Relation	index = store_index(store, seg);
 	IndexInfo  *info = BuildIndexInfo(index);
@@ -276,6 +298,8 @@ store_index_insert(Store *store, StoreSegment *seg, Identity *identity,
 	pfree(info);
 	if (unlikely(!unique))
 		store_evict(store, seg, identity, tid);
+	if (row->state == KEY_RUNNING)
+		store_index_running(seg, identity, tid);
 }
 
 /*
@@ -293,7 +317,7 @@ store_insert(Store *store, Identity *identity, const KeyRow *row,
 
 	seg->written = true;
 	heap_insert(seg->heap, tuple, GetCurrentCommandId(true), 0, NULL);
-	store_index_insert(store, seg, identity, &tuple->t_self);
+	store_index_insert(store, seg, identity, row, &tuple->t_self);
 	place.segment = segment;
 	place.tid = tuple->t_self;
 	heap_freetuple(tuple);
@@ -323,7 +347,8 @@ store_insert_many(Store *store, Identity **identities, const KeyRow **rows,
 	heap_multi_insert(seg->heap, slots, n, GetCurrentCommandId(true), 0, NULL);
 	for (int i = 0; i < n; i++)
 	{
-		store_index_insert(store, seg, identities[i], &slots[i]->tts_tid);
+		store_index_insert(store, seg, identities[i], rows[i],
+						   &slots[i]->tts_tid);
 		places[i].segment = segment;
 		places[i].tid = slots[i]->tts_tid;
 		ExecDropSingleTupleTableSlot(slots[i]);
@@ -350,7 +375,7 @@ store_update(Store *store, Identity *identity, const KeyRow *row,
 	{
 		if (!locked)
 			identity_lock(identity);
-		store_index_insert(store, seg, identity, &tuple->t_self);
+		store_index_insert(store, seg, identity, row, &tuple->t_self);
 		if (!locked)
 			identity_unlock(identity_id(identity));
 	}
@@ -403,6 +428,53 @@ store_delete(Store *store, const KeyPlace *place)
 	seg->written = true;
 	simple_heap_delete(seg->heap, &tid);
 	CommandCounterIncrement();
+}
+
+/* Show a segment's running rows of a scope to the visitor. */
+static void
+store_visit_segment(Store *store, StoreSegment *seg, text *scope,
+					StoreVisitor visit, void *arg)
+{
+	Relation	index = index_open(catalog_segment_running_index(seg->segment),
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(seg->heap, NULL);
+	IndexScanDesc scan = compat_index_beginscan(seg->heap, index,
+												store->snapshot);
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(scope));
+	key.sk_collation = C_COLLATION_OID;
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		HeapTuple	tuple = ExecCopySlotHeapTuple(slot);
+		Identity	identity;
+		KeyRow		row;
+
+		CHECK_FOR_INTERRUPTS();
+		keyrow_deform(RelationGetDescr(seg->heap), tuple, &row, &identity);
+		visit(&identity, &row, arg);
+		heap_freetuple(tuple);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+}
+
+/*
+ * Show all running rows of a scope that the store's snapshot sees, expired or
+ * not, to the visitor, in no order.  No key is locked: whoever wants to write
+ * one looks again.
+ */
+void
+store_visit_running(Store *store, const char *scope, int scope_len,
+					StoreVisitor visit, void *arg)
+{
+	text	   *name = cstring_to_text_with_len(scope, scope_len);
+
+	for (int i = 0; i < store->nsegments; i++)
+		store_visit_segment(store, &store->segments[i], name, visit, arg);
 }
 
 /*

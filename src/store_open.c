@@ -44,7 +44,7 @@ store_open_segment(Store *store, Segment segment)
 	seg->heap = table_open(catalog_segment_table(segment), store->lockmode);
 	if (unlikely(!catalog_segment_is_checked(segment)))
 	{
-		catalog_require_plain(seg->heap, catalog_segment_index(segment));
+		catalog_require_plain(seg->heap, segment);
 		catalog_segment_checked(segment);
 	}
 	store->nsegments++;
@@ -122,7 +122,7 @@ store_plan_ring(StorePlan *plan, Ring ring, TimestampTz now, int64 reach)
 static void
 store_plan(StorePlan *plan, const Policy *policy, TimestampTz now)
 {
-	Ring		own = ring_for(policy->retention);
+	Ring		own = policy_ring(policy);
 	bool		predecessors = store_predecessors_run(policy);
 
 	plan->until = DT_NOEND;
@@ -136,7 +136,7 @@ store_plan(StorePlan *plan, const Policy *policy, TimestampTz now)
 		if (kept)
 			store_plan_ring(plan, ring, now, RETENTION_FOREVER);
 		else if (ring == own)
-			store_plan_ring(plan, ring, now, policy->retention);
+			store_plan_ring(plan, ring, now, policy_reach(policy));
 	}
 }
 

@@ -17,6 +17,9 @@ CREATE TABLE idempotency.scope_policy (
 	backoff_base_usec pg_catalog.int8,
 	backoff_cap_usec pg_catalog.int8,
 	allowed_role pg_catalog.text,
+	max_lease_usec pg_catalog.int8,
+	on_lease_expiry pg_catalog."char",
+	max_state_bytes pg_catalog.int4,
 	kept_short_until pg_catalog.timestamptz,
 	kept_day_until pg_catalog.timestamptz,
 	kept_week_until pg_catalog.timestamptz,
@@ -47,6 +50,9 @@ CREATE FUNCTION idempotency.configure(
 	backoff_base pg_catalog.interval DEFAULT NULL,
 	backoff_cap pg_catalog.interval DEFAULT NULL,
 	store_failures pg_catalog.bool DEFAULT NULL,
+	max_lease pg_catalog.interval DEFAULT NULL,
+	on_lease_expiry pg_catalog.text DEFAULT NULL,
+	max_state_bytes pg_catalog.int8 DEFAULT NULL,
 	OUT scope pg_catalog.text,
 	OUT retention pg_catalog.text,
 	OUT wait pg_catalog.text,
@@ -62,6 +68,9 @@ CREATE FUNCTION idempotency.configure(
 	OUT backoff_base pg_catalog.text,
 	OUT backoff_cap pg_catalog.text,
 	OUT store_failures pg_catalog.bool,
+	OUT max_lease pg_catalog.text,
+	OUT on_lease_expiry pg_catalog.text,
+	OUT max_state_bytes pg_catalog.int4,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
@@ -87,6 +96,9 @@ CREATE FUNCTION idempotency.policy(
 	OUT backoff_base pg_catalog.text,
 	OUT backoff_cap pg_catalog.text,
 	OUT store_failures pg_catalog.bool,
+	OUT max_lease pg_catalog.text,
+	OUT on_lease_expiry pg_catalog.text,
+	OUT max_state_bytes pg_catalog.int4,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';

@@ -2,8 +2,9 @@
 -- (src/ring.c); the library reads and writes these tables directly, and refuses
 -- to use one that was given a trigger, a second index or the like.
 --
--- state: s = succeeded, f = failed for good, r = failed and may be retried from
--- retry_at on, x = failed as often as the policy allows.
+-- state: l = running (leased), s = succeeded, f = failed for good, r = failed and
+-- may be retried from retry_at on, x = failed as often as the policy allows.
+-- The columns from lease_until on are those of leased claims.
 CREATE TABLE idempotency.key_short_0 (
 	id pg_catalog.uuid NOT NULL,
 	expires_at pg_catalog.timestamptz NOT NULL,
@@ -20,6 +21,13 @@ CREATE TABLE idempotency.key_short_0 (
 	request pg_catalog.text,
 	error pg_catalog.text,
 	response pg_catalog.text,
+	lease_until pg_catalog.timestamptz,
+	fence pg_catalog.int8,
+	owner pg_catalog.bytea,
+	role pg_catalog.text,
+	application pg_catalog.text,
+	recovery_point pg_catalog.text,
+	saved_state pg_catalog.text,
 	CONSTRAINT key_short_0_pkey PRIMARY KEY (id)
 );
 CREATE TABLE idempotency.key_short_1 (
@@ -87,38 +95,75 @@ CREATE TABLE idempotency.key_permanent (
 	CONSTRAINT key_permanent_pkey PRIMARY KEY (id)
 );
 
+-- What is running, to be found without a search of everything.  A row enters
+-- this index when it is leased; others cost it nothing.
+CREATE INDEX key_short_0_running ON idempotency.key_short_0 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_short_1_running ON idempotency.key_short_1 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_short_2_running ON idempotency.key_short_2 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_short_3_running ON idempotency.key_short_3 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_day_0_running ON idempotency.key_day_0 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_day_1_running ON idempotency.key_day_1 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_day_2_running ON idempotency.key_day_2 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_day_3_running ON idempotency.key_day_3 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_week_0_running ON idempotency.key_week_0 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_week_1_running ON idempotency.key_week_1 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_week_2_running ON idempotency.key_week_2 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_week_3_running ON idempotency.key_week_3 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_month_0_running ON idempotency.key_month_0 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_month_1_running ON idempotency.key_month_1 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_month_2_running ON idempotency.key_month_2 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_month_3_running ON idempotency.key_month_3 (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+CREATE INDEX key_permanent_running ON idempotency.key_permanent (scope)
+	WHERE state OPERATOR(pg_catalog.=) 'l'::pg_catalog."char";
+
 COMMENT ON TABLE idempotency.key_short_0 IS
-	'idempotency keys, retention up to 4 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 4 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_short_1 IS
-	'idempotency keys, retention up to 4 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 4 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_short_2 IS
-	'idempotency keys, retention up to 4 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 4 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_short_3 IS
-	'idempotency keys, retention up to 4 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 4 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_day_0 IS
-	'idempotency keys, retention up to 60 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 60 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_day_1 IS
-	'idempotency keys, retention up to 60 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 60 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_day_2 IS
-	'idempotency keys, retention up to 60 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 60 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_day_3 IS
-	'idempotency keys, retention up to 60 hours, one of four tables in turn';
+	'idempotency keys, retention and lease up to 60 hours, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_week_0 IS
-	'idempotency keys, retention up to 16 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 16 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_week_1 IS
-	'idempotency keys, retention up to 16 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 16 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_week_2 IS
-	'idempotency keys, retention up to 16 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 16 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_week_3 IS
-	'idempotency keys, retention up to 16 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 16 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_month_0 IS
-	'idempotency keys, retention up to 60 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 64 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_month_1 IS
-	'idempotency keys, retention up to 60 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 64 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_month_2 IS
-	'idempotency keys, retention up to 60 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 64 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_month_3 IS
-	'idempotency keys, retention up to 60 days, one of four tables in turn';
+	'idempotency keys, retention and lease up to 64 days, one of four tables in turn';
 COMMENT ON TABLE idempotency.key_permanent IS
 	'idempotency keys that never expire';
 
@@ -174,110 +219,79 @@ COMMENT ON TABLE idempotency.segment_state IS
 -- a wrong row here could stop the cleaning
 REVOKE ALL ON idempotency.segment_state FROM PUBLIC;
 
-CREATE VIEW idempotency.keys WITH (security_barrier) AS
-SELECT k.scope, k.principal, k.key,
-	CASE k.state
-		WHEN 's'::pg_catalog."char" THEN 'succeeded'
-		WHEN 'f'::pg_catalog."char" THEN 'failed'
-		WHEN 'r'::pg_catalog."char" THEN 'retry'
-		WHEN 'x'::pg_catalog."char" THEN 'exhausted'
-	END AS state,
-	k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at,
-	k.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() AS expired,
-	k.tag, k.fingerprint, k.response_bytes, k.segment
-FROM (
-	SELECT 'key_short_0'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_short_0 AS k
-	UNION ALL
-	SELECT 'key_short_1'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_short_1 AS k
-	UNION ALL
-	SELECT 'key_short_2'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_short_2 AS k
-	UNION ALL
-	SELECT 'key_short_3'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_short_3 AS k
-	UNION ALL
-	SELECT 'key_day_0'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_day_0 AS k
-	UNION ALL
-	SELECT 'key_day_1'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_day_1 AS k
-	UNION ALL
-	SELECT 'key_day_2'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_day_2 AS k
-	UNION ALL
-	SELECT 'key_day_3'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_day_3 AS k
-	UNION ALL
-	SELECT 'key_week_0'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_week_0 AS k
-	UNION ALL
-	SELECT 'key_week_1'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_week_1 AS k
-	UNION ALL
-	SELECT 'key_week_2'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_week_2 AS k
-	UNION ALL
-	SELECT 'key_week_3'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_week_3 AS k
-	UNION ALL
-	SELECT 'key_month_0'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_month_0 AS k
-	UNION ALL
-	SELECT 'key_month_1'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_month_1 AS k
-	UNION ALL
-	SELECT 'key_month_2'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_month_2 AS k
-	UNION ALL
-	SELECT 'key_month_3'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_month_3 AS k
-	UNION ALL
-	SELECT 'key_permanent'::pg_catalog.text AS segment, k.scope, k.principal, k.key, k.state,
-		k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.expires_at, k.tag,
-		k.fingerprint, pg_catalog.octet_length(k.response) AS response_bytes
-	FROM idempotency.key_permanent AS k
-) AS k;
+-- Both views are a UNION ALL over the tables; the filter of the second is the
+-- predicate of their index.
+DO $$
+DECLARE
+	all_keys pg_catalog.text;
+	running pg_catalog.text;
+BEGIN
+	SELECT pg_catalog.string_agg(pg_catalog.format(
+			'SELECT %1$L::pg_catalog.text AS segment, k.scope, k.principal, k.key, '
+			'k.state, k.attempt, k.claimed_at, k.finished_at, k.retry_at, '
+			'k.lease_until, k.expires_at, k.fence, k.tag, k.fingerprint, '
+			'pg_catalog.octet_length(k.response) AS response_bytes '
+			'FROM idempotency.%1$I AS k', c.relname), ' UNION ALL '),
+		pg_catalog.string_agg(pg_catalog.format(
+			'SELECT k.scope, k.principal, k.key, k.role, k.application, k.attempt, '
+			'k.claimed_at, k.lease_until, k.recovery_point, k.fence, k.expires_at '
+			'FROM idempotency.%I AS k '
+			'WHERE k.state OPERATOR(pg_catalog.=) ''l''::pg_catalog."char"',
+			c.relname), ' UNION ALL ')
+	INTO STRICT all_keys, running
+	FROM pg_catalog.pg_class AS c
+	WHERE c.relnamespace OPERATOR(pg_catalog.=)
+			'idempotency'::pg_catalog.regnamespace
+		AND c.relkind OPERATOR(pg_catalog.=) 'r'
+		AND c.relname OPERATOR(pg_catalog.~) '^key_';
+
+	EXECUTE 'CREATE VIEW idempotency.keys WITH (security_barrier) AS '
+		'SELECT k.scope, k.principal, k.key, '
+		'CASE k.state '
+		'WHEN ''l''::pg_catalog."char" THEN ''running'' '
+		'WHEN ''s''::pg_catalog."char" THEN ''succeeded'' '
+		'WHEN ''f''::pg_catalog."char" THEN ''failed'' '
+		'WHEN ''r''::pg_catalog."char" THEN ''retry'' '
+		'WHEN ''x''::pg_catalog."char" THEN ''exhausted'' '
+		'END AS state, '
+		'k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.lease_until, k.expires_at, '
+		'k.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() AS expired, '
+		'k.fence, k.tag, k.fingerprint, k.response_bytes, k.segment '
+		'FROM (' OPERATOR(pg_catalog.||) all_keys OPERATOR(pg_catalog.||) ') AS k';
+
+	EXECUTE 'CREATE VIEW idempotency.activity WITH (security_barrier) AS '
+		'SELECT k.scope, k.principal, k.key, k.role, k.application, k.attempt, '
+		'k.claimed_at, k.lease_until, '
+		'pg_catalog.ceil(EXTRACT(EPOCH FROM k.lease_until OPERATOR(pg_catalog.-) '
+		'pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000)'
+		'::pg_catalog.int8 AS lease_left_ms, '
+		'k.recovery_point, k.fence '
+		'FROM (' OPERATOR(pg_catalog.||) running OPERATOR(pg_catalog.||) ') AS k '
+		'WHERE k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()';
+END
+$$;
 COMMENT ON VIEW idempotency.keys IS
 	'every key that is stored, without requests, errors and responses';
 COMMENT ON COLUMN idempotency.keys.state IS
-	'succeeded; failed (for good); retry (may be tried again from retry_at on); exhausted (no attempts left)';
+	'running (leased); succeeded; failed (for good); retry (may be tried again from retry_at on); exhausted (no attempts left)';
 COMMENT ON COLUMN idempotency.keys.expired IS
 	'whether the key no longer counts; its space is freed by maintain()';
+COMMENT ON COLUMN idempotency.keys.fence IS
+	'of the last leased claim';
 COMMENT ON COLUMN idempotency.keys.segment IS
 	'the table that the row is in';
 -- keys tell who did what; grant it to operators
 REVOKE ALL ON idempotency.keys FROM PUBLIC;
+
+COMMENT ON VIEW idempotency.activity IS
+	'leased claims that are not settled: who holds what since when, and for how long';
+COMMENT ON COLUMN idempotency.activity.role IS
+	'the role that claimed';
+COMMENT ON COLUMN idempotency.activity.application IS
+	'its application_name';
+COMMENT ON COLUMN idempotency.activity.claimed_at IS
+	'when this attempt began';
+COMMENT ON COLUMN idempotency.activity.lease_left_ms IS
+	'milliseconds until somebody else may take over; negative: since then nobody has';
+-- keys tell who does what; grant it to operators
+REVOKE ALL ON idempotency.activity FROM PUBLIC;

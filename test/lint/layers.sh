@@ -22,10 +22,11 @@ my @layers = (
 	[qw(guc identity canonical jsontree es6number digest merkle fault
 		clock ring)],										# 1: pure
 	[qw(catalog shmem)],									# 2: what a backend shares
-	[qw(policy configure stats watermark)],					# 3: settings and counts
+	[qw(policy configure fence stats watermark)],			# 3: settings and counts
 	[qw(keyrow store ledger breaker)],						# 4: rows
 	[qw(txn)],												# 5: what this transaction holds
-	[qw(answer claim settle forget lookup lease reply)],		# 6: the protocol
+	[qw(answer claim failure key settle operator lookup lease
+		abandoned)],										# 6: the protocol
 	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
 	[qw(worker maintain)],									# 8: operation
 	[qw(module)]);											# 9: wiring
@@ -38,11 +39,13 @@ my %sibling = (
 	guc       => [qw(clock fault)],
 	configure => [qw(policy)],
 	store     => [qw(keyrow)],
-	claim     => [qw(answer reply)],
-	settle    => [qw(answer claim reply)],
-	forget    => [qw(settle)],
-	lookup    => [qw(answer claim reply)],
-	lease     => [qw(answer claim reply)]);
+	claim     => [qw(answer)],
+	failure   => [qw(answer)],
+	settle    => [qw(answer failure key lease)],
+	lease     => [qw(failure key)],
+	operator  => [qw(key)],
+	lookup    => [qw(answer claim)],
+	abandoned => [qw(answer claim)]);
 
 my %layer;
 for my $n (0 .. $#layers)

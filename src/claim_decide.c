@@ -1,0 +1,260 @@
+/*-------------------------------------------------------------------------
+ *
+ * claim_decide.c
+ *		What a claim is answered for the row that was found, and the row that
+ *		takes a key.
+ *
+ * Everything here is a function of the request, the policy, the row and the
+ * clock, all read under the key's lock; claim.c fetches and writes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "claim.h"
+#include "fence.h"
+#include "txn.h"
+
+/* Nothing is remembered of the key.  Could the operation be older than that? */
+static bool
+claim_decide_unknown(const ClaimRequest *claim, TimestampTz now,
+					 Answer *answer)
+{
+	if (!claim->has_first_sent || claim->retention == RETENTION_FOREVER ||
+		claim->first_sent > now - claim->retention)
+		return false;
+	answer_init(answer, OUTCOME_EXPIRED);
+	return true;
+}
+
+/* A row that succeeded, or is about to if it is our own. */
+static void
+claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
+					   Answer *answer)
+{
+	Identity	identity = claim->identity;
+	TxnClaim   *note = probe->own ? txn_find(&identity) : NULL;
+
+	if (note && note->state.held && !note->state.settled)
+	{
+		answer_init(answer, OUTCOME_IN_PROGRESS);
+		answer->reason = "own_transaction";
+		answer->attempt = probe->row.attempt;
+		answer->claimed_at = probe->row.claimed_at;
+		return;
+	}
+	answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
+}
+
+/* Is the lease of a running row over? */
+static inline bool
+claim_lease_is_over(const KeyRow *row, TimestampTz now)
+{
+	return row->state == KEY_RUNNING && row->lease_until <= now;
+}
+
+/* Does the caller hold this lease, and only not know the answer? */
+static bool
+claim_is_owner(const ClaimRequest *claim, const KeyRow *row)
+{
+	return claim->has_owner && row->has_owner &&
+		digest_equal(claim->owner, row->owner);
+}
+
+/*
+ * A leased row.  False: the lease is over, and the key the caller's to take.
+ */
+static bool
+claim_decide_running(const ClaimRequest *claim, const Policy *policy,
+					 const Probe *probe, TimestampTz now, Answer *answer)
+{
+	const KeyRow *row = &probe->row;
+
+	if (!claim_lease_is_over(row, now))
+	{
+		if (claim_is_owner(claim, row))
+			answer_granted(answer, row, false);
+		else
+		{
+			answer_running(answer, row, now);
+			answer->reason = probe->own ? "own_transaction" : NULL;
+		}
+		return true;
+	}
+	if (policy->on_lease_expiry == LEASE_INDETERMINATE)
+	{
+		answer_running(answer, row, now);
+		answer->outcome = OUTCOME_INDETERMINATE;
+		answer->retry_after_ms = -1;
+		return true;
+	}
+	if (row->attempt >= policy->max_attempts)
+	{
+		answer_from_row(answer, OUTCOME_EXHAUSTED, row);
+		answer->failed = true;
+		return true;
+	}
+	return false;
+}
+
+/* A row that failed and may be tried again: is it time?  False: it is. */
+static bool
+claim_decide_retry(const Probe *probe, TimestampTz now, Answer *answer)
+{
+	if (probe->row.retry_at <= now)
+		return false;
+	answer_from_row(answer, OUTCOME_RETRY_LATER, &probe->row);
+	answer_backoff(answer, &probe->row, now);
+	return true;
+}
+
+/*
+ * Does the row that the probe found count?  Our own counts until we have
+ * committed, however long that takes.
+ */
+static bool
+claim_counts(const Policy *policy, const Probe *probe, TimestampTz now)
+{
+	if (probe->result == PROBE_NONE)
+		return false;
+	if (probe->row.expires_at <= now && !probe->own)
+		return false;
+	return policy->on_lease_expiry != LEASE_FORGET ||
+		!claim_lease_is_over(&probe->row, now);
+}
+
+/*
+ * Decide a claim by what the probe found (never PROBE_BUSY).  Returns true
+ * and the answer, or false if the key is the caller's to take.  Whether the
+ * request is the same is asked here, before anything else is answered.
+ */
+bool
+claim_decide(const ClaimRequest *claim, const Policy *policy,
+			 const Probe *probe, TimestampTz now, Answer *answer)
+{
+	if (!claim_counts(policy, probe, now))
+		return claim_decide_unknown(claim, now, answer);
+
+	if (claim->has_fingerprint && probe->row.has_fingerprint &&
+		memcmp(claim->fingerprint, probe->row.fingerprint,
+			   DIGEST_LENGTH) != 0)
+	{
+		answer_init(answer, OUTCOME_MISMATCH);
+		return true;
+	}
+
+	switch (probe->row.state)
+	{
+		case KEY_RUNNING:
+			return claim_decide_running(claim, policy, probe, now, answer);
+		case KEY_SUCCEEDED:
+			claim_decide_succeeded(claim, probe, answer);
+			return true;
+		case KEY_FAILED:
+			answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
+			return true;
+		case KEY_EXHAUSTED:
+			answer_from_row(answer, OUTCOME_EXHAUSTED, &probe->row);
+			return true;
+		case KEY_RETRY:
+			return claim_decide_retry(probe, now, answer);
+	}
+	elog(ERROR, "stored key has unknown state %d", (int) probe->row.state);
+}
+
+/*
+ * Does the row that the probe found stand for an attempt that this one
+ * follows?
+ */
+bool
+claim_follows(const Policy *policy, const Probe *probe, TimestampTz now)
+{
+	return claim_counts(policy, probe, now) &&
+		(probe->row.state == KEY_RETRY || probe->row.state == KEY_RUNNING);
+}
+
+/*
+ * Take over into the new row what an attempt that brings no request, or no
+ * state, keeps of the one it follows.
+ */
+static void
+claim_keep(const KeyRow *before, KeyRow *row)
+{
+	row->attempt = before->attempt + 1;
+	if (!row->has_fingerprint && before->has_fingerprint)
+	{
+		row->has_fingerprint = true;
+		memcpy(row->fingerprint, before->fingerprint, DIGEST_LENGTH);
+		row->request = before->request;
+	}
+	row->recovery_point = before->recovery_point;
+	if (before->saved_state)
+		row->saved_state = before->saved_state;
+	if (row->state == KEY_RUNNING)
+		row->error = before->error;
+}
+
+/* Make a row that of a lease of this backend. */
+static void
+claim_lease_row(const ClaimRequest *claim, TimestampTz now, KeyRow *row)
+{
+	row->state = KEY_RUNNING;
+	row->lease_until = now + claim->lease;
+	row->expires_at = ring_expiry(row->lease_until, claim->retention);
+	row->finished_at = NO_TIME;
+	row->fence = fence_next();
+	row->has_owner = claim->has_owner;
+	memcpy(row->owner, claim->owner, DIGEST_LENGTH);
+	row->role = (struct varlena *)
+		cstring_to_text(GetUserNameFromId(GetUserId(), false));
+	row->application = (struct varlena *) cstring_to_text(application_name);
+	row->saved_state = (struct varlena *) claim->state;
+}
+
+/*
+ * The row that takes the key, and the answer that says so.  What a leased
+ * claim writes must be durable before its commit is acknowledged.
+ */
+void
+claim_new_row(const ClaimRequest *claim, const Policy *policy,
+			  const Probe *probe, TimestampTz now, KeyRow *row, Answer *answer)
+{
+	bool		follows = claim_follows(policy, probe, now);
+
+	memset(row, 0, sizeof(*row));
+	row->state = KEY_SUCCEEDED;
+	row->claimed_at = now;
+	row->expires_at = ring_expiry(now, claim->retention);
+	row->finished_at = (claim->settles || policy->unfinished_succeeds) ?
+		now : NO_TIME;
+	row->retry_at = NO_TIME;
+	row->lease_until = NO_TIME;
+	row->fence = NO_FENCE;
+	row->attempt = 1;
+	if (claim->has_fingerprint)
+	{
+		row->has_fingerprint = true;
+		memcpy(row->fingerprint, claim->fingerprint, DIGEST_LENGTH);
+		if (policy->store_request)
+			row->request = (struct varlena *) claim->request;
+	}
+	if (claim->has_lease)
+	{
+		claim_lease_row(claim, now, row);
+		ForceSyncCommit();
+	}
+	if (follows)
+		claim_keep(&probe->row, row);
+	answer_granted(answer, row,
+				   follows && probe->row.state == KEY_RUNNING);
+	if (row->state != KEY_RUNNING)
+	{
+		row->recovery_point = NULL;
+		row->saved_state = NULL;
+	}
+}

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * fence.h
+ *		Fences: numbers that only rise, by which a stale holder is known.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_FENCE_H
+#define IDEMPOTENCY_FENCE_H
+
+extern void fence_prepare(void);
+extern int64 fence_next(void);
+
+#endif							/* IDEMPOTENCY_FENCE_H */

@@ -1,0 +1,363 @@
+/*-------------------------------------------------------------------------
+ *
+ * lease.c
+ *		Leased claims: what their holder may do.
+ *
+ * claim.c gives a lease, in a row of state "running" that is committed before
+ * the work begins.  Whoever comes with the row's fence is its holder, from any
+ * connection, in any transaction, also after the lease is over: a holder
+ * becomes stale only when somebody takes over or settles.  Both give the row
+ * another fence or another state, under the key's lock; so comparing them here,
+ * under that lock, decides.  A stale holder is refused, and the row stays as
+ * it is.
+ *
+ * What is written here is as uncommitted as the rest of the transaction; who
+ * comes meanwhile finds the row's writer running, and waits for it (or is told
+ * to come again).  So a takeover and a finish are ordered like two updates of
+ * one row, and assert_fence(), which writes the row as it is, keeps a takeover
+ * out until the transaction has ended.
+ *
+ * What a client will act upon outside the database (a checkpoint, a
+ * settlement) is made durable, whatever synchronous_commit says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "errors.h"
+#include "fault.h"
+#include "key.h"
+#include "lease.h"
+
+#define RECOVERY_POINT_MAX_BYTES 255
+
+COMPAT_FUNCTION_INFO(idempotency_heartbeat);
+COMPAT_FUNCTION_INFO(idempotency_checkpoint);
+COMPAT_FUNCTION_INFO(idempotency_assert_fence);
+
+/* Is this the row's fence?  Takes as long whatever it is. */
+static inline bool
+lease_fence_matches(const KeyRow *row, int64 fence)
+{
+	return FAULT_SKIPS("fence.check") || (row->fence ^ fence) == 0;
+}
+
+/* Raises ID412: the caller is not, or no longer, the holder. */
+static void
+lease_refuse(const OpenKey *key)
+{
+	const KeyRow *row = &key->probe.row;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_FENCE_LOST),
+			 errmsg("the claim does not carry this fence, in scope \"%.*s\"",
+					key->identity->scope_len, key->identity->scope),
+			 row->fence == NO_FENCE ?
+			 errdetail("It is a transactional claim, which has no fence.") :
+			 row->state == KEY_RUNNING ?
+			 errdetail("Another attempt holds it.") :
+			 errdetail("It has been settled."),
+			 errhint("Undo what this attempt did, or stop; do not settle the operation.")));
+}
+
+/*
+ * Open the key of a claim that carries this fence, be it running or settled.
+ * Raises ID403, ID404, ID412.
+ */
+static void
+lease_open(OpenKey *key, Identity *identity, int64 fence)
+{
+	key_open_wait(key, identity);
+	if (key->probe.result == PROBE_NONE)
+		key_refuse_unknown(identity);
+	if (key->probe.row.fence == NO_FENCE ||
+		!lease_fence_matches(&key->probe.row, fence))
+		lease_refuse(key);
+}
+
+/* Open the key of a claim that is running, and carries this fence. */
+static void
+lease_open_running(OpenKey *key, Identity *identity, int64 fence)
+{
+	lease_open(key, identity, fence);
+	if (key->probe.row.state != KEY_RUNNING)
+		lease_refuse(key);
+}
+
+/*
+ * How long is a running row remembered after its lease, and, unless the settle
+ * asks otherwise, after it is settled?  As the claim asked, in microseconds,
+ * as far as the policy still allows.
+ */
+static int64
+lease_retention(const OpenKey *key)
+{
+	const KeyRow *row = &key->probe.row;
+
+	if (row->expires_at == DT_NOEND)
+		return key->policy.retention;
+	return Min(row->expires_at - row->lease_until, key->policy.retention);
+}
+
+/* The retention that a settle asks for, or (0) the claim's.  Raises ID400. */
+static int64
+lease_asked_retention(const OpenKey *key, int64 asked)
+{
+	policy_check_retention(&key->policy, key->identity->scope,
+						   key->identity->scope_len, asked);
+	return asked != 0 ? asked : lease_retention(key);
+}
+
+/*
+ * Write the row as settled and remembered for so long.  Only what may be tried
+ * again keeps what its last attempt has reached.
+ */
+static void
+lease_settle(OpenKey *key, KeyRow *row, int64 retention)
+{
+	keyrow_end_lease(row);
+	row->finished_at = key->now;
+	row->expires_at = ring_expiry(key->now, retention);
+	if (row->state != KEY_RETRY)
+	{
+		row->recovery_point = NULL;
+		row->saved_state = NULL;
+	}
+	FAULT_POINT("finish.before_update");
+	key_replace(key, row);
+	ForceSyncCommit();
+	FAULT_POINT("finish.after_update");
+}
+
+/* The same fence has settled differently before.  Raises ID412. */
+static void
+lease_refuse_change(const OpenKey *key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_FENCE_LOST),
+			 errmsg("the claim has been settled differently before, in scope \"%.*s\"",
+					key->identity->scope_len, key->identity->scope)));
+}
+
+/*
+ * Settle a leased claim with a response; arguments and result as in
+ * settle_finish().  The same response again is answered.  Raises ID400, ID403,
+ * ID404, ID412, ID413.
+ */
+TimestampTz
+lease_finish(Identity *identity, int64 fence, text *response, int64 asked,
+			 text *tag)
+{
+	OpenKey		key;
+	KeyRow		row;
+
+	lease_open(&key, identity, fence);
+	row = key.probe.row;
+	if (row.state == KEY_RUNNING)
+	{
+		int64		retention = lease_asked_retention(&key, asked);
+
+		policy_check_size("response", (struct varlena *) response,
+						  key.policy.max_response_bytes);
+		row.state = KEY_SUCCEEDED;
+		row.response = (struct varlena *) response;
+		row.error = NULL;
+		row.tag = (struct varlena *) tag;
+		lease_settle(&key, &row, retention);
+	}
+	else if (row.state != KEY_SUCCEEDED ||
+			 !keyrow_same_text(row.response, response))
+		lease_refuse_change(&key);
+	key_close(&key);
+	return row.expires_at;
+}
+
+/*
+ * Settle a leased claim with an error.  The same failure again is answered.
+ * Raises ID400, ID403, ID404, ID412.
+ */
+void
+lease_fail(Identity *identity, int64 fence, const Failure *failure,
+		   FailureAnswer *answer)
+{
+	OpenKey		key;
+	KeyRow		row;
+
+	lease_open(&key, identity, fence);
+	row = key.probe.row;
+	if (row.state != KEY_RUNNING)
+	{
+		if (!failure_repeats(&row, failure, key.now, answer))
+			lease_refuse_change(&key);
+	}
+	else if (!failure->retryable && !key.policy.store_failures)
+	{
+		failure_released(&row, answer);
+		key_delete(&key);
+		ForceSyncCommit();
+	}
+	else
+	{
+		int64		retention = lease_asked_retention(&key,
+													  failure->retention);
+
+		failure_apply(&key.policy, failure, key.now, retention, &row, answer);
+		lease_settle(&key, &row, retention);
+	}
+	key_close(&key);
+}
+
+/*
+ * Give a leased claim up, as if it had never been made: an attempt that
+ * followed another leaves that one's row, to be tried again at once.  Returns
+ * false if nothing is remembered.  Raises ID403, ID412.
+ */
+bool
+lease_release(Identity *identity, int64 fence)
+{
+	OpenKey		key;
+	KeyRow		row;
+
+	key_open_wait(&key, identity);
+	if (key.probe.result == PROBE_NONE)
+	{
+		key_close(&key);
+		return false;
+	}
+	row = key.probe.row;
+	if (row.state != KEY_RUNNING || !lease_fence_matches(&row, fence))
+		lease_refuse(&key);
+	if (row.attempt == 1)
+		key_delete(&key);
+	else
+	{
+		int64		retention = lease_retention(&key);
+
+		row.state = KEY_RETRY;
+		row.attempt--;
+		row.retry_at = key.now;
+		lease_settle(&key, &row, retention);
+	}
+	key_close(&key);
+	return true;
+}
+
+/*
+ * Extend a lease to end "lease" microseconds from now; its row moves on with
+ * it.  Returns its new end.
+ */
+static TimestampTz
+lease_heartbeat(Identity *identity, int64 fence, int64 lease)
+{
+	OpenKey		key;
+	KeyRow		row;
+	int64		retention;
+
+	lease_open_running(&key, identity, fence);
+	FAULT_POINT("heartbeat.after_lock");
+	policy_check_lease(&key.policy, identity->scope, identity->scope_len,
+					   lease);
+	row = key.probe.row;
+	retention = lease_retention(&key);
+	row.lease_until = key.now + lease;
+	row.expires_at = ring_expiry(row.lease_until, retention);
+	key_replace(&key, &row);
+	key_close(&key);
+	return row.lease_until;
+}
+
+/*
+ * The identity and the fence that all functions of a holder begin with, the
+ * principal being their last argument.  Raises ID400.
+ */
+static int64
+lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
+{
+	identity_make(identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(PG_NARGS() - 1),
+				  TEXT_ARGUMENT(1));
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("fence must not be null"),
+				 errhint("Pass the fence that claim() has answered.")));
+	return PG_GETARG_INT64(2);
+}
+
+/*
+ * heartbeat(scope text, key text, fence bigint, lease interval,
+ *			 principal text) returns timestamptz
+ */
+Datum
+idempotency_heartbeat(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	int64		fence;
+	int64		lease;
+
+	catalog_check_writable("heartbeat()");
+	fence = lease_arguments(fcinfo, &identity);
+	lease = policy_lease_argument("lease", PG_ARGISNULL(3) ? NULL :
+								  PG_GETARG_INTERVAL_P(3));
+	PG_RETURN_TIMESTAMPTZ(lease_heartbeat(&identity, fence, lease));
+}
+
+/*
+ * checkpoint(scope text, key text, fence bigint, recovery_point text,
+ *			  state text, principal text) returns boolean
+ */
+Datum
+idempotency_checkpoint(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	int64		fence;
+	text	   *point = TEXT_ARGUMENT(3);
+	text	   *state = TEXT_ARGUMENT(4);
+	OpenKey		key;
+	KeyRow		row;
+
+	catalog_check_writable("checkpoint()");
+	fence = lease_arguments(fcinfo, &identity);
+	if (point == NULL || VARSIZE_ANY_EXHDR(point) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("recovery_point must not be null or empty")));
+	policy_check_size("recovery_point", (struct varlena *) point,
+					  RECOVERY_POINT_MAX_BYTES);
+
+	lease_open_running(&key, &identity, fence);
+	policy_check_size("state", (struct varlena *) state,
+					  key.policy.max_state_bytes);
+	row = key.probe.row;
+	row.recovery_point = (struct varlena *) point;
+	if (state)
+		row.saved_state = (struct varlena *) state;
+	key_replace(&key, &row);
+	ForceSyncCommit();
+	key_close(&key);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * assert_fence(scope text, key text, fence bigint, principal text)
+ *		returns boolean
+ */
+Datum
+idempotency_assert_fence(PG_FUNCTION_ARGS)
+{
+	Identity	identity;
+	int64		fence;
+	OpenKey		key;
+
+	catalog_check_writable("assert_fence()");
+	fence = lease_arguments(fcinfo, &identity);
+	lease_open_running(&key, &identity, fence);
+	key_replace(&key, &key.probe.row);
+	key_close(&key);
+	PG_RETURN_BOOL(true);
+}
