@@ -257,7 +257,6 @@ abandoned_take(ClaimRequest *claim, const Policy *policy, Store *store,
 
 	if (!identity_trylock(identity_id(&claim->identity)))
 		return false;
-	FAULT_POINT("takeover.after_lock");
 	now = clock_now();
 	if (store_ready(store, now))
 	{

@@ -179,6 +179,8 @@ claim_take(ClaimRequest *claim, const Policy *policy, Store *store,
 	Segment		segment;
 
 	FAULT_POINT("claim.before_insert");
+	if (probe->result == PROBE_ROW && probe->row.state == KEY_RUNNING)
+		FAULT_POINT("takeover.after_lock");
 	claim_new_row(claim, policy, probe, now, &row, answer);
 	segment = ring_segment_at(policy_ring(policy), row.expires_at);
 	if (probe->result == PROBE_NONE)
