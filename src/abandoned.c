@@ -50,7 +50,7 @@ typedef struct AbandonedList
 {
 	int64		max;			/* more than the caller wants is not needed */
 	TimestampTz now;
-	TimestampTz latest;			/* leases that end later are too long */
+	TimestampTz latest;			/* leases that end later are to be looked at */
 	Abandoned  *items;
 	int			n;
 	int			allocated;
@@ -81,13 +81,6 @@ enum
 	TAKE_OWN_COLUMNS
 };
 
-/* Is the lease over, or is its end further off than any can be? */
-static bool
-abandoned_is_over(const AbandonedList *list, TimestampTz lease_until)
-{
-	return lease_until <= list->now || lease_until > list->latest;
-}
-
 /* A copy of a nullable stored text. */
 static text *
 abandoned_text(struct varlena *value)
@@ -95,7 +88,10 @@ abandoned_text(struct varlena *value)
 	return value ? (text *) pg_detoast_datum_copy(value) : NULL;
 }
 
-/* A StoreVisitor: add the row if its lease is over. */
+/*
+ * A StoreVisitor: add the row if its lease is over, or its end further off
+ * than the caller takes for possible.
+ */
 static void
 abandoned_visit(const Identity *identity, const KeyRow *row, void *arg)
 {
@@ -103,7 +99,7 @@ abandoned_visit(const Identity *identity, const KeyRow *row, void *arg)
 	Abandoned  *item;
 
 	if (row->state != KEY_RUNNING || row->expires_at <= list->now ||
-		!abandoned_is_over(list, row->lease_until))
+		(row->lease_until > list->now && row->lease_until <= list->latest))
 		return;
 	if (list->n == list->allocated)
 	{
@@ -133,13 +129,17 @@ abandoned_compare(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-/* Fill in the list from an opened store, those overdue longest first. */
+/*
+ * Fill in the list from an opened store, those overdue longest first; with
+ * those whose lease lasts longer than max_lease (microseconds) from now.
+ */
 static void
-abandoned_find(AbandonedList *list, Store *store, const Policy *policy,
-			   const char *scope, int scope_len)
+abandoned_find(AbandonedList *list, Store *store, const char *scope,
+			   int scope_len, int64 max_lease)
 {
 	list->now = clock_now();
-	list->latest = list->now + policy->max_lease;
+	list->latest = max_lease == PG_INT64_MAX ? DT_NOEND :
+		list->now + max_lease;
 	store_visit_running(store, scope, scope_len, abandoned_visit, list);
 	if (list->n > 1)
 		qsort(list->items, list->n, sizeof(Abandoned), abandoned_compare);
@@ -213,8 +213,8 @@ idempotency_abandoned(PG_FUNCTION_ARGS)
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
 	policy_check_role(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	store_open(&store, &policy, AccessShareLock, GetActiveSnapshot());
-	abandoned_find(&list, &store, &policy, VARDATA_ANY(scope),
-				   VARSIZE_ANY_EXHDR(scope));
+	abandoned_find(&list, &store, VARDATA_ANY(scope),
+				   VARSIZE_ANY_EXHDR(scope), PG_INT64_MAX);
 	store_close(&store);
 	policy_unlock();
 
@@ -320,8 +320,9 @@ idempotency_take_abandoned(PG_FUNCTION_ARGS)
 	{
 		PushActiveSnapshot(GetLatestSnapshot());
 		store_open(&store, &policy, RowExclusiveLock, GetActiveSnapshot());
-		abandoned_find(&list, &store, &policy, VARDATA_ANY(scope),
-					   VARSIZE_ANY_EXHDR(scope));
+		/* claim_cap_lease() will see to a lease that is too long */
+		abandoned_find(&list, &store, VARDATA_ANY(scope),
+					   VARSIZE_ANY_EXHDR(scope), policy.max_lease);
 		store_close(&store);
 		PopActiveSnapshot();
 

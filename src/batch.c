@@ -299,6 +299,11 @@ batch_check_scope(FunctionCallInfo fcinfo)
 	policy_lock();
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
 	policy_check_role(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	if (!PG_ARGISNULL(3))
+		policy_check_lease(&policy, VARDATA_ANY(scope),
+						   VARSIZE_ANY_EXHDR(scope),
+						   policy_lease_argument("lease",
+												 PG_GETARG_INTERVAL_P(3)));
 	policy_unlock();
 }
 
@@ -315,7 +320,10 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 	int			nrequests;
 	bool		has_wait = !PG_ARGISNULL(4);
 	int64		wait = 0;
+	ClaimRequest leased = {0};
 
+	claim_lease_arguments(&leased, PG_ARGISNULL(3) ? NULL :
+						  PG_GETARG_INTERVAL_P(3), NULL, NULL);
 	keys = batch_elements(PG_GETARG_ARRAYTYPE_P(1), "keys", &key_nulls,
 						  &batch->nitems);
 	if (!PG_ARGISNULL(2))
@@ -346,9 +354,8 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
 		claim_request_init(&item->claim, scope, item->key,
 						   has_request ? DatumGetTextPP(requests[i]) : NULL,
 						   principal);
-		claim_lease_arguments(&item->claim,
-							  PG_ARGISNULL(3) ? NULL : PG_GETARG_INTERVAL_P(3),
-							  NULL, NULL);
+		item->claim.has_lease = leased.has_lease;
+		item->claim.lease = leased.lease;
 		item->claim.has_wait = has_wait;
 		item->claim.wait = wait;
 		(void) identity_id(&item->claim.identity);

@@ -38,6 +38,7 @@ idempotency_bench_floor(PG_FUNCTION_ARGS)
 	row.claimed_at = row.finished_at = clock_now();
 	row.expires_at = ring_expiry(row.claimed_at, USECS_PER_DAY);
 	row.retry_at = NO_TIME;
+	row.lease_until = NO_TIME;
 	row.attempt = 1;
 	row.response = (struct varlena *) PG_GETARG_TEXT_PP(2);
 	segment = ring_segment_at(RING_DAY, row.expires_at);

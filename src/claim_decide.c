@@ -252,9 +252,7 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 		claim_keep(&probe->row, row);
 	answer_granted(answer, row,
 				   follows && probe->row.state == KEY_RUNNING);
-	if (row->state != KEY_RUNNING)
-	{
-		row->recovery_point = NULL;
-		row->saved_state = NULL;
-	}
+	/* otherwise it is kept until the claim is settled */
+	if (row->finished_at != NO_TIME)
+		keyrow_clear_progress(row);
 }

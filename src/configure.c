@@ -65,6 +65,15 @@ configure_set(PolicyRow *row, int column, Datum value)
 	row->replace[column - 1] = true;
 }
 
+/* A row that changes nothing yet. */
+static void
+configure_row(PolicyRow *row, text *scope)
+{
+	memset(row->isnull, true, sizeof(row->isnull));
+	memset(row->replace, false, sizeof(row->replace));
+	configure_set(row, POLICY_SCOPE, PointerGetDatum(scope));
+}
+
 /*
  * A duration given as text, in microseconds; 'infinity' is PG_INT64_MAX.  (An
  * interval can't be infinite before PostgreSQL 17.)  Raises what interval
@@ -289,33 +298,6 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 					  POLICY_MAX_STATE_BYTES);
 }
 
-/*
- * Note until when the ring that the scope is leaving, or shrinking in, must
- * still be searched as a whole: until what was promised has run out, and the
- * transactions that run now have ended.  (A claim of theirs counts from its
- * own finish only while the ring stays; settle.c.)
- */
-static void
-configure_keep(const Policy *old, PolicyRow *row)
-{
-	Ring		ring = policy_ring(old);
-	Policy		changed = *old;
-	TimestampTz until;
-
-	if (!row->isnull[POLICY_RETENTION - 1])
-		changed.retention = DatumGetInt64(row->values[POLICY_RETENTION - 1]);
-	if (!row->isnull[POLICY_MAX_LEASE - 1])
-		changed.max_lease = DatumGetInt64(row->values[POLICY_MAX_LEASE - 1]);
-	if (policy_reach(&changed) == policy_reach(old))
-		return;
-	until = Max(old->kept_until[ring],
-				ring_expiry(clock_now(), policy_reach(old)));
-	configure_set(row, POLICY_KEPT_SHORT_UNTIL + ring,
-				  TimestampTzGetDatum(until));
-	configure_set(row, POLICY_KEPT_XID,
-				  FullTransactionIdGetDatum(ReadNextFullTransactionId()));
-}
-
 /* Write the row, over the scope's old one if there is one. */
 static void
 configure_write(Relation rel, text *scope, PolicyRow *row)
@@ -345,6 +327,81 @@ configure_write(Relation rel, text *scope, PolicyRow *row)
 	systable_endscan(scan);
 	CacheInvalidateRelcache(rel);
 	CommandCounterIncrement();
+}
+
+/* how far a scope's rows could expire from now, before a change */
+typedef struct Reach
+{
+	text	   *scope;
+	int64		reach;			/* microseconds */
+} Reach;
+
+/*
+ * What the change of a scope's row can change: its own reach, and with '*'
+ * that of every scope.
+ */
+static List *
+configure_reaches(text *scope)
+{
+	List	   *scopes = list_make1(scope);
+	List	   *reaches = NIL;
+	ListCell   *cell;
+
+	if (VARSIZE_ANY_EXHDR(scope) == 1 && *VARDATA_ANY(scope) == '*')
+		scopes = list_concat(scopes, policy_scopes());
+	foreach(cell, scopes)
+	{
+		Reach	   *reach = palloc(sizeof(Reach));
+		Policy		policy;
+
+		reach->scope = lfirst(cell);
+		policy_get(VARDATA_ANY(reach->scope),
+				   VARSIZE_ANY_EXHDR(reach->scope), &policy);
+		reach->reach = policy_reach(&policy);
+		reaches = lappend(reaches, reach);
+	}
+	return reaches;
+}
+
+/*
+ * After a change, note in the row of the scope until when the rings that it,
+ * or another, has left, or shrunk in, must still be searched as a whole: until
+ * what was promised has run out, and the transactions that run now have ended.
+ * (A claim of theirs counts from its own finish only while the ring stays;
+ * settle.c.)
+ */
+static void
+configure_keep(Relation rel, text *scope, List *reaches)
+{
+	PolicyRow	row;
+	Policy		policy;
+	TimestampTz now = clock_now();
+	bool		kept = false;
+	ListCell   *cell;
+
+	configure_row(&row, scope);
+	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
+	foreach(cell, reaches)
+	{
+		Reach	   *before = lfirst(cell);
+		Ring		ring = ring_for(before->reach);
+		Policy		after;
+
+		policy_get(VARDATA_ANY(before->scope),
+				   VARSIZE_ANY_EXHDR(before->scope), &after);
+		if (policy_reach(&after) == before->reach)
+			continue;
+		policy.kept_until[ring] = Max(policy.kept_until[ring],
+									  ring_expiry(now, before->reach));
+		configure_set(&row, POLICY_KEPT_SHORT_UNTIL + ring,
+					  TimestampTzGetDatum(policy.kept_until[ring]));
+		kept = true;
+	}
+	if (!kept)
+		return;
+	configure_set(&row, POLICY_KEPT_XID,
+				  FullTransactionIdGetDatum(ReadNextFullTransactionId()));
+	configure_write(rel, scope, &row);
 }
 
 /*
@@ -466,17 +523,16 @@ idempotency_configure(PG_FUNCTION_ARGS)
 	PolicyRow	row;
 	Policy		policy;
 	Relation	rel;
+	List	   *reaches;
 
 	catalog_check_writable("configure()");
-	memset(row.isnull, true, sizeof(row.isnull));
-	memset(row.replace, false, sizeof(row.replace));
-	configure_set(&row, POLICY_SCOPE, PointerGetDatum(scope));
+	configure_row(&row, scope);
 	configure_arguments(fcinfo, &row);
 
 	rel = table_open(catalog_policy_table(), AccessExclusiveLock);
-	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
-	configure_keep(&policy, &row);
+	reaches = configure_reaches(scope);
 	configure_write(rel, scope, &row);
+	configure_keep(rel, scope, reaches);
 	table_close(rel, NoLock);
 
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);

@@ -3,11 +3,12 @@
  * fence.c
  *		Fences: numbers that only rise, by which a stale holder is known.
  *
- * fence = (incarnation << 40) + sequence.  The sequence is PostgreSQL's own;
- * what it has given out can be given out again after a crash, unless the
- * transaction that drew it has committed, so a fence counts only once its
- * claim has.  It is added rather than put into 40 bits of its own, so after
- * 2^40 claims it just goes on.
+ * fence = base of the incarnation + sequence, and the base is the incarnation's
+ * number << 40, and a bit.  The sequence is PostgreSQL's own; what it has given
+ * out can be given out again after a crash, unless the transaction that drew
+ * it has committed, so a fence counts only once its claim has.  It is added
+ * rather than put into 40 bits of its own, so after 2^40 claims it just goes
+ * on.
  *
  * A database that loses committed claims, or exists twice, would issue fences
  * again: after a promotion, a recovery to a point in time, a restore from a
@@ -17,11 +18,19 @@
  * leased claim it compares the latest one with the place it is at, and begins
  * the next incarnation if they differ.
  *
- * Locking: who begins an incarnation by itself holds ShareRowExclusiveLock on
- * the table until it has committed; nobody has drawn a fence in this place by
- * then, as everybody passes here first.  bump_incarnation() locks the policy
- * table exclusively, so that no claim is being decided by the number before;
- * every claim learns of the new one when it takes the policy lock.
+ * Lives that a backup knows nothing of have issued fences, too: those of the
+ * database it is to replace, or of an earlier restore of the same backup.
+ * Therefore numbers are taken from the clock (periods of five minutes), and
+ * are only ever ahead of it where one life began several incarnations within
+ * a period; and the base counts the microseconds of the period, which nobody
+ * claims as fast as.  So a life that begins later issues greater fences.
+ *
+ * Locking: who begins an incarnation holds ShareRowExclusiveLock on the table
+ * until it has committed.  If that is a claim, nobody has drawn a fence in
+ * this place before, as everybody passes here first.  bump_incarnation(), with
+ * that lock, locks the policy table exclusively, so that no claim is being
+ * decided by the number before; every claim learns of the new one when it
+ * takes the policy lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,6 +58,8 @@
 
 #define FENCE_SEQUENCE_BITS 40
 #define INCARNATION_MAX		((INT64CONST(1) << (63 - FENCE_SEQUENCE_BITS)) - 1)
+#define INCARNATION_EPOCH	(9497 * USECS_PER_DAY)	/* 2026-01-01 UTC */
+#define INCARNATION_PERIOD	(5 * USECS_PER_MINUTE)
 #define REASON_MAX_BYTES	1024
 
 COMPAT_FUNCTION_INFO(idempotency_bump_incarnation);
@@ -57,6 +68,7 @@ COMPAT_FUNCTION_INFO(idempotency_bump_incarnation);
 enum
 {
 	INCARNATION_NUMBER = 1,
+	INCARNATION_FENCE_BASE,
 	INCARNATION_SYSTEM,
 	INCARNATION_TIMELINE,
 	INCARNATION_DATABASE,
@@ -70,6 +82,7 @@ enum
 typedef struct Incarnation
 {
 	int64		number;
+	int64		base;			/* what its fences are above */
 	int64		system;			/* system identifier */
 	int64		timeline;
 	int64		database;		/* OID */
@@ -77,8 +90,8 @@ typedef struct Incarnation
 	bool		own;			/* begun by this transaction */
 } Incarnation;
 
-/* the present incarnation, known to be committed */
-static int64 fence_incarnation = 0;
+/* base of the present incarnation, known to be committed; 0: not known */
+static int64 fence_base = 0;
 static uint64 fence_generation = 0; /* of what is cached */
 
 /* Where this backend is. */
@@ -112,6 +125,7 @@ fence_latest(Relation rel)
 		if (DatumGetInt64(values[INCARNATION_NUMBER - 1]) <= latest.number)
 			continue;
 		latest.number = DatumGetInt64(values[INCARNATION_NUMBER - 1]);
+		latest.base = DatumGetInt64(values[INCARNATION_FENCE_BASE - 1]);
 		latest.system = DatumGetInt64(values[INCARNATION_SYSTEM - 1]);
 		latest.timeline = DatumGetInt64(values[INCARNATION_TIMELINE - 1]);
 		latest.database = DatumGetInt64(values[INCARNATION_DATABASE - 1]);
@@ -147,48 +161,57 @@ fence_reason(const Incarnation *latest, const Incarnation *here)
 }
 
 /*
- * Begin the incarnation after the latest one.  The caller holds a lock on the
- * table that conflicts with itself.  Returns its number.
+ * Begin the incarnation after the latest one, in this place.  The caller holds
+ * a lock on the table that conflicts with itself.
  */
-static int64
+static Incarnation
 fence_begin(Relation rel, const Incarnation *latest, const Incarnation *here,
 			text *reason)
 {
+	Incarnation next = *here;
+	TimestampTz now = clock_now();
+	int64		elapsed = Max(now - INCARNATION_EPOCH, 0);
 	Datum		values[INCARNATION_COLUMNS];
 	bool		isnull[INCARNATION_COLUMNS] = {0};
 
-	if (latest->number >= INCARNATION_MAX)
+	next.number = Max(latest->number + 1, elapsed / INCARNATION_PERIOD);
+	if (next.number > INCARNATION_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 				 errmsg("there are no incarnations left")));
-	values[INCARNATION_NUMBER - 1] = Int64GetDatum(latest->number + 1);
+	next.base = (next.number << FENCE_SEQUENCE_BITS) +
+		elapsed % INCARNATION_PERIOD;
+	next.own = true;
+
+	values[INCARNATION_NUMBER - 1] = Int64GetDatum(next.number);
+	values[INCARNATION_FENCE_BASE - 1] = Int64GetDatum(next.base);
 	values[INCARNATION_SYSTEM - 1] = Int64GetDatum(here->system);
 	values[INCARNATION_TIMELINE - 1] = Int64GetDatum(here->timeline);
 	values[INCARNATION_DATABASE - 1] = Int64GetDatum(here->database);
 	values[INCARNATION_RELATION - 1] = Int64GetDatum(here->relation);
-	values[INCARNATION_BEGAN_AT - 1] = TimestampTzGetDatum(clock_now());
+	values[INCARNATION_BEGAN_AT - 1] = TimestampTzGetDatum(now);
 	values[INCARNATION_REASON - 1] = PointerGetDatum(reason);
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values,
 											isnull));
 	CacheInvalidateRelcache(rel);
 	CommandCounterIncrement();
-	return latest->number + 1;
+	return next;
 }
 
 /*
- * The present incarnation, begun if need be.  It is remembered once it has
- * been seen committed.
+ * What the present incarnation's fences are above; it is begun if need be, and
+ * remembered once it has been seen committed.
  */
 static int64
-fence_current(void)
+fence_current_base(void)
 {
 	uint64		generation = catalog_incarnation_generation();
 	Relation	rel;
 	Incarnation here;
 	Incarnation latest;
 
-	if (likely(fence_incarnation > 0 && fence_generation == generation))
-		return fence_incarnation;
+	if (likely(fence_base > 0 && fence_generation == generation))
+		return fence_base;
 
 	rel = table_open(catalog_incarnation_table(), AccessShareLock);
 	here = fence_here(rel);
@@ -200,18 +223,17 @@ fence_current(void)
 	}
 	if (!fence_is_here(&latest, &here))
 	{
-		latest.number = fence_begin(rel, &latest, &here,
-									cstring_to_text(fence_reason(&latest,
-																 &here)));
-		latest.own = true;
+		text	   *reason = cstring_to_text(fence_reason(&latest, &here));
+
+		latest = fence_begin(rel, &latest, &here, reason);
 	}
-	else if (!latest.own)
+	if (!latest.own)
 	{
-		fence_incarnation = latest.number;
+		fence_base = latest.base;
 		fence_generation = generation;
 	}
 	table_close(rel, NoLock);
-	return latest.number;
+	return latest.base;
 }
 
 /*
@@ -222,7 +244,7 @@ fence_current(void)
 void
 fence_prepare(void)
 {
-	(void) fence_current();
+	(void) fence_current_base();
 }
 
 /*
@@ -235,8 +257,7 @@ fence_next(void)
 	int64		sequence = nextval_internal(catalog_fence_sequence(), false);
 	int64		fence;
 
-	if (pg_add_s64_overflow(fence_current() << FENCE_SEQUENCE_BITS, sequence,
-							&fence))
+	if (pg_add_s64_overflow(fence_current_base(), sequence, &fence))
 		ereport(ERROR,
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 				 errmsg("there are no fences left")));
@@ -259,11 +280,12 @@ idempotency_bump_incarnation(PG_FUNCTION_ARGS)
 				 errmsg("bump_incarnation() needs a reason of up to %d bytes",
 						REASON_MAX_BYTES)));
 
-	LockRelationOid(catalog_policy_table(), AccessExclusiveLock);
+	/* whoever has begun one may still claim; so not in the other order */
 	rel = table_open(catalog_incarnation_table(), ShareRowExclusiveLock);
+	LockRelationOid(catalog_policy_table(), AccessExclusiveLock);
 	here = fence_here(rel);
 	latest = fence_latest(rel);
-	latest.number = fence_begin(rel, &latest, &here, PG_GETARG_TEXT_PP(0));
+	latest = fence_begin(rel, &latest, &here, PG_GETARG_TEXT_PP(0));
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(latest.number);
 }

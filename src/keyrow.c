@@ -232,6 +232,14 @@ keyrow_end_lease(KeyRow *row)
 	row->application = NULL;
 }
 
+/* The operation is settled: clear what its attempts have reached. */
+void
+keyrow_clear_progress(KeyRow *row)
+{
+	row->recovery_point = NULL;
+	row->saved_state = NULL;
+}
+
 /* Are a stored text and a given one, both nullable, the same byte for byte? */
 bool
 keyrow_same_text(struct varlena *stored, const text *given)

@@ -62,6 +62,7 @@ extern HeapTuple keyrow_form(TupleDesc desc, Identity *identity,
 extern void keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 						  Identity *identity);
 extern void keyrow_end_lease(KeyRow *row);
+extern void keyrow_clear_progress(KeyRow *row);
 extern bool keyrow_same_text(struct varlena *stored, const text *given);
 
 #endif							/* IDEMPOTENCY_KEYROW_H */

@@ -54,12 +54,18 @@ lease_refuse(const OpenKey *key)
 {
 	const KeyRow *row = &key->probe.row;
 
+	if (key->probe.own && row->fence == NO_FENCE)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_FENCE_LOST),
+				 errmsg("the claim does not carry this fence, in scope \"%.*s\"",
+						key->identity->scope_len, key->identity->scope),
+				 errdetail("It is a transactional claim of this transaction."),
+				 errhint("A transactional claim has no fence; leave it out.")));
+
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_FENCE_LOST),
 			 errmsg("the claim does not carry this fence, in scope \"%.*s\"",
 					key->identity->scope_len, key->identity->scope),
-			 row->fence == NO_FENCE ?
-			 errdetail("It is a transactional claim, which has no fence.") :
 			 row->state == KEY_RUNNING ?
 			 errdetail("Another attempt holds it.") :
 			 errdetail("It has been settled."),
@@ -115,20 +121,19 @@ lease_asked_retention(const OpenKey *key, int64 asked)
 }
 
 /*
- * Write the row as settled and remembered for so long.  Only what may be tried
- * again keeps what its last attempt has reached.
+ * Write the row as settled at "finished_at" (NO_TIME: given up) and remembered
+ * for so long from now.  Only what may be tried again keeps what its last
+ * attempt has reached.
  */
 static void
-lease_settle(OpenKey *key, KeyRow *row, int64 retention)
+lease_settle(OpenKey *key, KeyRow *row, TimestampTz finished_at,
+			 int64 retention)
 {
 	keyrow_end_lease(row);
-	row->finished_at = key->now;
+	row->finished_at = finished_at;
 	row->expires_at = ring_expiry(key->now, retention);
 	if (row->state != KEY_RETRY)
-	{
-		row->recovery_point = NULL;
-		row->saved_state = NULL;
-	}
+		keyrow_clear_progress(row);
 	FAULT_POINT("finish.before_update");
 	key_replace(key, row);
 	ForceSyncCommit();
@@ -169,7 +174,7 @@ lease_finish(Identity *identity, int64 fence, text *response, int64 asked,
 		row.response = (struct varlena *) response;
 		row.error = NULL;
 		row.tag = (struct varlena *) tag;
-		lease_settle(&key, &row, retention);
+		lease_settle(&key, &row, key.now, retention);
 	}
 	else if (row.state != KEY_SUCCEEDED ||
 			 !keyrow_same_text(row.response, response))
@@ -208,7 +213,7 @@ lease_fail(Identity *identity, int64 fence, const Failure *failure,
 													  failure->retention);
 
 		failure_apply(&key.policy, failure, key.now, retention, &row, answer);
-		lease_settle(&key, &row, retention);
+		lease_settle(&key, &row, key.now, retention);
 	}
 	key_close(&key);
 }
@@ -216,7 +221,8 @@ lease_fail(Identity *identity, int64 fence, const Failure *failure,
 /*
  * Give a leased claim up, as if it had never been made: an attempt that
  * followed another leaves that one's row, to be tried again at once.  Returns
- * false if nothing is remembered.  Raises ID403, ID412.
+ * false if nothing is remembered, or if that is what it has left already.
+ * Raises ID403, ID412.
  */
 bool
 lease_release(Identity *identity, int64 fence)
@@ -225,12 +231,14 @@ lease_release(Identity *identity, int64 fence)
 	KeyRow		row;
 
 	key_open_wait(&key, identity);
-	if (key.probe.result == PROBE_NONE)
+	row = key.probe.row;
+	if (key.probe.result == PROBE_NONE ||
+		(row.state == KEY_RETRY && row.finished_at == NO_TIME &&
+		 lease_fence_matches(&row, fence)))
 	{
 		key_close(&key);
 		return false;
 	}
-	row = key.probe.row;
 	if (row.state != KEY_RUNNING || !lease_fence_matches(&row, fence))
 		lease_refuse(&key);
 	if (row.attempt == 1)
@@ -242,7 +250,7 @@ lease_release(Identity *identity, int64 fence)
 		row.state = KEY_RETRY;
 		row.attempt--;
 		row.retry_at = key.now;
-		lease_settle(&key, &row, retention);
+		lease_settle(&key, &row, NO_TIME, retention);
 	}
 	key_close(&key);
 	return true;

@@ -71,11 +71,11 @@ operator_refuse_running(const OpenKey *key, const TxnClaim *note,
 }
 
 /*
- * Delete what is remembered of a key, if it carries the fence (NO_FENCE: in
- * any case).  Returns false if nothing is deleted.  Raises ID403, ID409.
+ * Delete what is remembered of a key, if it carries the fence (NULL: in any
+ * case).  Returns false if nothing is deleted.  Raises ID403, ID409.
  */
 static bool
-operator_forget(Identity *identity, int64 fence)
+operator_forget(Identity *identity, const int64 *fence)
 {
 	OpenKey		key;
 	TxnClaim   *note = txn_find(identity);
@@ -83,8 +83,8 @@ operator_forget(Identity *identity, int64 fence)
 
 	key_open(&key, identity);
 	forgotten = key.probe.result != PROBE_NONE &&
-		(fence == NO_FENCE || key.probe.result == PROBE_BUSY ||
-		 key.probe.row.fence == fence);
+		(fence == NULL || key.probe.result == PROBE_BUSY ||
+		 (key.probe.row.fence == *fence && *fence != NO_FENCE));
 	if (forgotten)
 	{
 		operator_refuse_running(&key, note, "forgotten");
@@ -110,14 +110,14 @@ idempotency_forget(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	text	   *reason = TEXT_ARGUMENT(2);
+	int64		fence = PG_ARGISNULL(3) ? NO_FENCE : PG_GETARG_INT64(3);
 	bool		forgotten;
 
 	catalog_check_writable("forget()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(4),
 				  TEXT_ARGUMENT(1));
 	operator_reason("forget()", reason);
-	forgotten = operator_forget(&identity, PG_ARGISNULL(3) ? NO_FENCE :
-								PG_GETARG_INT64(3));
+	forgotten = operator_forget(&identity, PG_ARGISNULL(3) ? NULL : &fence);
 	if (forgotten)
 		operator_log(&identity, "forgotten", reason);
 	PG_RETURN_BOOL(forgotten);
@@ -186,10 +186,7 @@ operator_resolve(Identity *identity, KeyState state, text *response)
 	else if (response)
 		row.error = (struct varlena *) response;
 	if (state != KEY_RETRY)
-	{
-		row.recovery_point = NULL;
-		row.saved_state = NULL;
-	}
+		keyrow_clear_progress(&row);
 	key_replace(&key, &row);
 	ForceSyncCommit();
 	key_close(&key);

@@ -272,6 +272,24 @@ policy_get(const char *scope, int scope_len, Policy *policy)
 }
 
 /*
+ * The scopes that have a row of their own, as texts.  The caller holds the
+ * policy lock.
+ */
+List *
+policy_scopes(void)
+{
+	List	   *scopes = NIL;
+	HASH_SEQ_STATUS status;
+	PolicyEntry *entry;
+
+	policy_load();
+	hash_seq_init(&status, policies);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		scopes = lappend(scopes, cstring_to_text(entry->scope));
+	return scopes;
+}
+
+/*
  * Refuse whoever isn't a member of the role that the scope is reserved for.
  * Raises ID403.
  */

@@ -10,6 +10,7 @@
 
 #include "canonical.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "identity.h"
 #include "ring.h"
 
@@ -57,6 +58,7 @@ extern void policy_init(void);
 extern void policy_lock(void);
 extern void policy_unlock(void);
 extern void policy_get(const char *scope, int scope_len, Policy *policy);
+extern List *policy_scopes(void);
 extern void policy_check_role(const Policy *policy, const char *scope,
 							  int scope_len);
 extern int64 policy_reach(const Policy *policy);

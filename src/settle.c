@@ -190,6 +190,8 @@ settle_write(Settle *settle, int64 retention)
 	TxnClaimState state = settle->claim->state;
 	Segment		segment;
 
+	if (settle->row.state != KEY_RETRY)
+		keyrow_clear_progress(&settle->row);
 	settle->row.finished_at = settle->now;
 	settle->row.expires_at = settle_expiry(settle, settle->now, retention);
 	segment = ring_segment_at(state.ring, settle->row.expires_at);

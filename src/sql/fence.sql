@@ -2,6 +2,7 @@
 -- latest one's number is in the upper bits of every fence (src/fence.c).
 CREATE TABLE idempotency.incarnation (
 	number pg_catalog.int8 NOT NULL,
+	fence_base pg_catalog.int8 NOT NULL,
 	system_identifier pg_catalog.int8 NOT NULL,
 	timeline pg_catalog.int8 NOT NULL,
 	database_oid pg_catalog.int8 NOT NULL,

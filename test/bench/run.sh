@@ -9,7 +9,8 @@
 #
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
-# (10), BENCH_ONLY, a list of: calls growth expiry tps bytes.
+# (10) and of the hot key (30), BENCH_ONLY, a list of: calls bytes tps leases hot
+# expiry growth.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -20,7 +21,8 @@ rounds=${BENCH_ROUNDS:-30}
 growth_keys=${BENCH_KEYS:-10000000}
 expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
-only=${BENCH_ONLY:-calls bytes tps expiry growth}
+hot_seconds=${BENCH_HOT_SECONDS:-30}
+only=${BENCH_ONLY:-calls bytes tps leases hot expiry growth}
 
 say()
 {
@@ -116,12 +118,20 @@ bench_bytes()
 		B ""
 }
 
-# tps SCRIPT CLIENTS: transactions per second of one pgbench run.
+# tps SCRIPT CLIENTS [OPTION...]: scripts per second of one pgbench run.
 tps()
 {
-	"$pg_bindir/pgbench" -n -M prepared -c "$2" -j "$(($2 > 2 ? 2 : $2))" \
-		-T "$seconds" -f "$here/$1.pgbench" bench 2>/dev/null |
+	local script=$1 clients=$2
+	shift 2
+	"$pg_bindir/pgbench" -n -M prepared -c "$clients" -j "$((clients > 2 ? 2 : clients))" \
+		-T "$seconds" "$@" -f "$here/$script.pgbench" bench 2>/dev/null |
 		sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+}
+
+# The middle one of three.
+middle()
+{
+	tr ' ' '\n' | grep . | sort -n | sed -n 2p
 }
 
 # Transactions per second of one business insert, with and without us.
@@ -138,7 +148,6 @@ bench_tps()
 			hand="$hand $(tps hand_written "$clients")"
 			one="$one $(tps run "$clients")"
 		done
-		middle() { tr ' ' '\n' | grep . | sort -n | sed -n 2p; }
 		row "tps, $clients client(s): claim + finish / hand-written" \
 			"$(echo "$ours" | middle)" "$(echo "$hand" | middle)" tps ">= 1.1"
 		row "tps, $clients client(s): run() / hand-written" \
@@ -146,6 +155,58 @@ bench_tps()
 		row "tps, $clients client(s): claim + finish / no dedup" \
 			"$(echo "$ours" | middle)" "$(echo "$bare" | middle)" tps ""
 	done
+}
+
+# micro TPS: microseconds that one takes.
+micro()
+{
+	awk -v tps="$1" 'BEGIN { print 1e6 / tps }'
+}
+
+# A lease and its finish, two transactions on both sides, each made durable; and
+# a heartbeat beside the update of one row, whose commit isn't waited for.
+bench_leases()
+{
+	local clients i ours hand base
+	for clients in 1 8; do
+		ours='' hand=''
+		for i in 1 2 3; do
+			say "leases: $clients client(s), round $i of 3"
+			psql_bench -c "CALL bench.empty()" -c CHECKPOINT
+			ours="$ours $(tps lease "$clients")"
+			hand="$hand $(tps lease_hand "$clients")"
+		done
+		row "lease, $clients client(s): claim, finish / hand-written" \
+			"$(micro "$(echo "$ours" | middle)")" \
+			"$(micro "$(echo "$hand" | middle)")" us "<= 1.1"
+	done
+	ours='' hand=''
+	psql_bench -c "CALL bench.empty()" -c "
+		INSERT INTO bench.leases SELECT 'lease-' || i, 'processing', gen_random_uuid()::text, now(), NULL, now()
+			FROM generate_series(1, 1000) AS i"
+	base=$(psql_bench -c "SELECT min(fence) - 1 FROM generate_series(1, 1000) AS i,
+		LATERAL idempotency.claim('bench', 'lease-' || i, lease => '1 h')")
+	for i in 1 2 3; do
+		say "heartbeats: round $i of 3"
+		psql_bench -c "VACUUM" -c CHECKPOINT
+		ours="$ours $(PGOPTIONS='-c synchronous_commit=off' tps heartbeat 1 -D "base=$base")"
+		hand="$hand $(PGOPTIONS='-c synchronous_commit=off' tps heartbeat_hand 1)"
+	done
+	row "heartbeat / UPDATE of one row" "$(micro "$(echo "$ours" | middle)")" \
+		"$(micro "$(echo "$hand" | middle)")" us "<= 1.0"
+}
+
+# 64 clients that want one key: how many a second get it, and whether ever two
+# had it at once.
+bench_hot()
+{
+	local claims result
+	say "one hot key: 64 clients, $hot_seconds s"
+	psql_bench -c "CALL bench.empty()" -c "UPDATE bench.hot SET inside = 0, entered = 0, crowded = 0" -c VACUUM
+	claims=$(seconds=$hot_seconds tps hot 64)
+	result=$(psql_bench -c "SELECT entered || ' holders, ' || crowded || ' of them not alone' FROM bench.hot")
+	row "hot key, 64 clients: holders/s / claims/s" \
+		"$(psql_bench -c "SELECT entered / $hot_seconds.0 FROM bench.hot")" "$claims" "1/s" "$result"
 }
 
 # milliseconds COMMAND...: how long one psql command takes on the server.

@@ -62,6 +62,26 @@ BEGIN
 END
 $$;
 
+-- the hand-written lease: a token and a deadline
+CREATE TABLE bench.leases (
+	key text PRIMARY KEY,
+	status text NOT NULL DEFAULT 'processing',
+	token text NOT NULL,
+	locked_until timestamptz NOT NULL,
+	response text,
+	expires_at timestamptz NOT NULL
+);
+CREATE INDEX ON bench.leases (expires_at);
+
+-- who is at the hot key: more than one at a time would be seen here
+CREATE TABLE bench.hot (inside int NOT NULL, entered bigint NOT NULL, crowded bigint NOT NULL)
+	WITH (fillfactor = 10, autovacuum_enabled = false);
+INSERT INTO bench.hot VALUES (0, 0, 0);
+CREATE FUNCTION bench.enter() RETURNS void LANGUAGE sql AS
+	'UPDATE bench.hot SET inside = inside + 1, entered = entered + 1, crowded = crowded + (inside > 0)::int';
+CREATE FUNCTION bench.leave() RETURNS void LANGUAGE sql AS
+	'UPDATE bench.hot SET inside = inside - 1';
+
 -- keys as clients make them: UUIDs, in no order
 CREATE UNLOGGED TABLE bench.key AS
 	SELECT i, md5('bench' || i)::uuid::text AS k
@@ -105,7 +125,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	t text;
 BEGIN
-	TRUNCATE bench.idempotency_keys, bench.business;
+	TRUNCATE bench.idempotency_keys, bench.business, bench.leases;
 	FOR t IN SELECT relname FROM pg_class
 		WHERE relnamespace = 'idempotency'::regnamespace AND relkind = 'r'
 		AND relname LIKE 'key%' LOOP
