@@ -86,7 +86,7 @@ SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,NULL}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', '{x}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{{a,b},{c,d}}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b,c,d}', '{{a,b},{c,d}}');
-SELECT ordinal FROM idempotency.claim_many('batch.array', '{a}', lease => '1 min');
+SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', lease => '2 h');
 BEGIN READ ONLY;
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a}');
 ROLLBACK;
@@ -95,7 +95,7 @@ SELECT ordinal FROM idempotency.claim_many('batch.array', NULL);
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', '{}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{{{{{{a}}}}}}');
 SELECT ordinal FROM idempotency.claim_many(NULL, '{a}');
-SELECT ordinal FROM idempotency.claim_many('batch.array', '{a}', lease => '1 min');
+SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', lease => '2 h');
 -- one that is not allowed, and none is claimed
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,""}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', ARRAY['a', repeat('k', 256)]);
@@ -103,10 +103,11 @@ SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', ARRAY['x', '[
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', ARRAY['x', '{"a":1,"a":1}']);
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', wait => '-1 s');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{a,b}', wait => '2 h');
-SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', lease => '1 min');
 -- also if there is nothing to claim
 SELECT ordinal FROM idempotency.claim_many(NULL, '{}');
 SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', wait => '-1 s');
+SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', lease => '0');
+SELECT ordinal FROM idempotency.claim_many('batch.array', '{}', lease => '2 h');
 \set VERBOSITY default
 SELECT count(*) FROM idempotency.keys WHERE scope = 'batch.array';
 -- the policy's terms hold for each

@@ -347,7 +347,8 @@ SELECT outcome FROM idempotency.claim('claim.bounds', 'key', retention => '99999
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', retention => '1 day 1 us');
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', wait => '-1 us');
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', wait => '1 h 1 us');
-SELECT outcome FROM idempotency.claim('claim.bounds', 'key', lease => '1 min');
+SELECT outcome FROM idempotency.claim('claim.bounds', 'key', owner => 'me');
+SELECT outcome FROM idempotency.claim('claim.bounds', 'key', state => '{}');
 \set VERBOSITY sqlstate
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', retention => '0');
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', retention => '-1 day');
@@ -358,7 +359,7 @@ SELECT outcome FROM idempotency.claim('claim.bounds', 'key', wait => '178000000 
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', wait => '-178000000 years');
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', owner => 'me');
 SELECT outcome FROM idempotency.claim('claim.bounds', 'key', state => '{}');
-SELECT outcome FROM idempotency.claim_or_raise('claim.bounds', 'key', lease => '1 min');
+SELECT outcome FROM idempotency.claim_or_raise('claim.bounds', 'key', owner => 'me', state => '{}');
 \set VERBOSITY default
 SELECT count(*) FROM idempotency.keys WHERE scope = 'claim.bounds';
 BEGIN;

@@ -173,8 +173,8 @@ SELECT attname, format_type(atttypid, atttypmod) AS type
 FROM pg_attribute
 WHERE attrelid = 'idempotency.keys'::regclass AND attnum > 0
 ORDER BY attnum;
--- the seventeen tables of keys are alike: one index each, on id, and the
--- identity's texts compare bytewise
+-- the seventeen tables of keys are alike: two indexes each, on id and on what
+-- is running, and the identity's texts compare bytewise
 SELECT count(*), string_agg(DISTINCT a.columns, ' / ') AS columns
 FROM (SELECT c.relname, string_agg(attname || ' ' || format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN '!' ELSE '' END ||
                                    CASE WHEN attcollation = '"C"'::regcollation THEN ' C' ELSE '' END, ', ' ORDER BY attnum) AS columns
@@ -212,6 +212,9 @@ SELECT name, context, unit, vartype, boot_val, min_val, max_val, short_desc
 FROM pg_settings
 WHERE name LIKE 'idempotency.%' AND name NOT LIKE 'idempotency.fault%' AND name NOT LIKE 'idempotency.clock%'
 ORDER BY name COLLATE "C";
+
+-- no fence has been issued, and no incarnation has begun
+SELECT last_value, is_called, (SELECT count(*) FROM idempotency.incarnation) AS incarnations FROM idempotency.fence_seq;
 
 DROP VIEW function, member;
 DROP ROLE regress_idempotency_other;

@@ -167,6 +167,19 @@ ROLLBACK;
 BEGIN;
 SELECT * FROM maintain_test.refused('ALTER TABLE idempotency.key_permanent DROP CONSTRAINT key_permanent_pkey');
 ROLLBACK;
+BEGIN;
+SELECT * FROM maintain_test.refused('DROP INDEX idempotency.key_permanent_running');
+ROLLBACK;
+-- not even another one in its place, be it better
+BEGIN;
+SELECT * FROM maintain_test.refused('DROP INDEX idempotency.key_permanent_running; CREATE INDEX ON idempotency.key_permanent (scope, lease_until) WHERE state = ''l''');
+ROLLBACK;
+BEGIN;
+SELECT * FROM maintain_test.refused('DROP INDEX idempotency.key_permanent_running; CREATE INDEX key_permanent_running ON idempotency.key_permanent (key)');
+ROLLBACK;
+BEGIN;
+SELECT * FROM maintain_test.refused('ALTER INDEX idempotency.key_permanent_running RENAME TO other');
+ROLLBACK;
 -- what doesn't concern the writing is no obstacle
 BEGIN;
 SELECT * FROM maintain_test.refused('CREATE VIEW maintain_test.permanent AS SELECT scope, key FROM idempotency.key_permanent');

@@ -33,16 +33,18 @@ CREATE ROLE regress_idempotency_policy;
 SELECT * FROM idempotency.configure('policy.all',
     retention => '2 days', wait => '500 ms', unfinished => 'succeed', require_request => true, store_request => true,
     exclude => ARRAY['$.sent_at', '$.meta.trace'], max_key_bytes => 40, max_request_bytes => 5000, max_response_bytes => 6000,
-    role => 'regress_idempotency_policy', max_attempts => 7, backoff_base => '20 ms', backoff_cap => '3 min', store_failures => false) \gx
+    role => 'regress_idempotency_policy', max_attempts => 7, backoff_base => '20 ms', backoff_cap => '3 min', store_failures => false,
+    max_lease => '2 h', on_lease_expiry => 'forget', max_state_bytes => 70) \gx
 SELECT * FROM idempotency.configure('policy.all', retention => '3 days') \gx
 SELECT (SELECT p FROM idempotency.policy('policy.all') AS p) = (SELECT c FROM idempotency.configure('policy.all', NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) AS c) AS unchanged;
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) AS c) AS unchanged;
 SELECT (SELECT p FROM idempotency.policy('policy.all') AS p) = (SELECT c FROM idempotency.configure('policy.all') AS c) AS unchanged;
 -- and back
 SELECT * FROM idempotency.configure('policy.all',
     retention => '24 h', wait => 'infinity', unfinished => 'refuse', require_request => false, store_request => false,
     exclude => '{}', max_key_bytes => 255, max_request_bytes => 1048576, max_response_bytes => 1048576,
-    role => '', max_attempts => 10, backoff_base => '1 s', backoff_cap => '5 min', store_failures => true) \gx
+    role => '', max_attempts => 10, backoff_base => '1 s', backoff_cap => '5 min', store_failures => true,
+    max_lease => '1 h', on_lease_expiry => 'resume', max_state_bytes => 65536) \gx
 DROP ROLE regress_idempotency_policy;
 
 --
@@ -100,6 +102,9 @@ SELECT role FROM idempotency.configure('policy.bad', role => 'regress_idempotenc
 SELECT max_attempts FROM idempotency.configure('policy.bad', max_attempts => 0);
 SELECT backoff_base FROM idempotency.configure('policy.bad', backoff_base => '0');
 SELECT backoff_cap FROM idempotency.configure('policy.bad', backoff_cap => '61 days');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '0');
+SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'retry');
+SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => -1);
 SELECT scope FROM idempotency.configure(NULL);
 SELECT scope FROM idempotency.configure('');
 SELECT scope FROM idempotency.configure(repeat('s', 129));
@@ -127,6 +132,17 @@ SELECT max_attempts FROM idempotency.configure('policy.bad', max_attempts => 100
 SELECT max_attempts FROM idempotency.configure('policy.bad', max_attempts => -9223372036854775808);
 SELECT backoff_base FROM idempotency.configure('policy.bad', backoff_base => '999 us');
 SELECT backoff_cap FROM idempotency.configure('policy.bad', backoff_cap => '-1 s');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '999 us');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '-1 s');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '4 days 1 us');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '178000000 years');
+SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '-178000000 years');
+SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => '');
+SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'Resume');
+SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'l');
+SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 9223372036854775807);
+SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => -9223372036854775808);
+SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 16777217);
 -- a setting that there isn't
 SELECT retention FROM idempotency.configure('policy.bad', retention => '1 h', retenion => '1 h');
 -- one bad value, and the good ones aren't taken either
@@ -135,8 +151,9 @@ SELECT retention FROM idempotency.configure('policy.bad', retention => '1 h', ma
 SELECT count(*) FROM idempotency.scope_policy WHERE scope = 'policy.bad';
 -- what is just allowed
 BEGIN;
+-- (a ring is for retention and longest lease together)
 SELECT value, retention, ring
-FROM unnest(ARRAY['1 s', '1', '4 h', '4 h 1 us', '60 h', '60 h 1 us', '16 days', '16 days 1 us', '1 month', '60 days', 'infinity', 'INFINITY']) AS value,
+FROM unnest(ARRAY['1 s', '1', '3 h', '3 h 1 us', '59 h', '59 h 1 us', '15 days 23 h', '15 days 23 h 1 us', '1 month', '60 days', 'infinity', 'INFINITY']) AS value,
      idempotency.configure('policy.edge', retention => value);
 SELECT value, wait
 FROM unnest(ARRAY['0', '1 ms', '1 h', 'infinity']) AS value, idempotency.configure('policy.edge', wait => value);
@@ -146,6 +163,10 @@ FROM idempotency.configure('policy.edge', max_key_bytes => 1, max_request_bytes 
 SELECT max_key_bytes, max_request_bytes, max_response_bytes, max_attempts, backoff_base, backoff_cap
 FROM idempotency.configure('policy.edge', max_key_bytes => 1024, max_request_bytes => 67108864, max_response_bytes => 268435456, max_attempts => 1000000,
                            backoff_base => '60 days', backoff_cap => '60 days');
+SELECT max_lease, on_lease_expiry, max_state_bytes
+FROM idempotency.configure('policy.edge', max_lease => '1 ms', on_lease_expiry => 'indeterminate', max_state_bytes => 0);
+SELECT max_lease, on_lease_expiry, max_state_bytes
+FROM idempotency.configure('policy.edge', max_lease => '4 days', on_lease_expiry => 'forget', max_state_bytes => 16777216);
 SELECT octet_length(scope) FROM idempotency.configure(repeat('s', 128));
 ROLLBACK;
 
@@ -308,7 +329,7 @@ COMMIT;
 SELECT outcome, response FROM idempotency.claim('policy.within', 'key');
 SELECT expires_at - claimed_at AS remembered, policy_test.rings(scope) FROM idempotency.keys WHERE scope = 'policy.within';
 -- within a ring: less is kept from now on, and what was promised is kept
-SELECT retention, ring FROM idempotency.configure('policy.shrink', retention => '60 h');
+SELECT retention, ring FROM idempotency.configure('policy.shrink', retention => '59 h');
 SELECT idempotency.once('policy.shrink', 'long');
 SELECT retention, ring FROM idempotency.configure('policy.shrink', retention => '5 h');
 SELECT idempotency.once('policy.shrink', 'long');

@@ -1,5 +1,5 @@
 --
--- Settling claims: finish, fail, release; and forget.
+-- Settling transactional claims: finish, fail, release.  (Leased ones: lease.sql.)
 --
 -- Convention: each section has a scope of its own.  finish() returns until when
 -- the key is remembered; it is compared, never printed.
@@ -221,23 +221,23 @@ SELECT key, expires_at - finished_at AS retention, count(*) OVER () AS rows
 FROM idempotency.keys WHERE scope = 'settle.retention' ORDER BY key;
 SELECT key, outcome, response
 FROM unnest(ARRAY['claimed', 'longer', 'shorter']) AS key, idempotency.claim('settle.retention', key);
--- across tables: with epochs of 2 hours, 1 s and 4 h end in different ones
-SELECT ring FROM idempotency.configure('settle.short', retention => '4 h');
+-- across tables: with epochs of 2 hours, 1 s and 3 h end in different ones
+SELECT ring FROM idempotency.configure('settle.short', retention => '3 h');
 BEGIN;
 SELECT outcome FROM idempotency.claim('settle.short', 'later', retention => '1 s');
 SELECT outcome FROM idempotency.claim('settle.short', 'sooner');
 SELECT outcome FROM idempotency.claim('settle.short', 'there and back', retention => '1 s');
 CREATE TEMP TABLE segment AS SELECT key, segment FROM idempotency.keys WHERE scope = 'settle.short';
-SELECT idempotency.finish('settle.short', 'later', 'r', retention => '4 h') > now() AS finished;
+SELECT idempotency.finish('settle.short', 'later', 'r', retention => '3 h') > now() AS finished;
 SELECT idempotency.finish('settle.short', 'sooner', 'r', retention => '5 min') > now() AS finished;
 SAVEPOINT s;
-SELECT idempotency.finish('settle.short', 'there and back', 'r', retention => '4 h') > now() AS finished;
+SELECT idempotency.finish('settle.short', 'there and back', 'r', retention => '3 h') > now() AS finished;
 SELECT key, segment <> (SELECT segment FROM segment AS s WHERE s.key = k.key) AS moved
 FROM idempotency.keys AS k WHERE scope = 'settle.short' ORDER BY key;
 ROLLBACK TO s;
 SELECT segment <> (SELECT segment FROM segment AS s WHERE s.key = k.key) AS moved
 FROM idempotency.keys AS k WHERE scope = 'settle.short' AND key = 'there and back';
-SELECT outcome, attempt FROM idempotency.fail('settle.short', 'there and back', 'e', retry_after_ms => 0, retention => '4 h');
+SELECT outcome, attempt FROM idempotency.fail('settle.short', 'there and back', 'e', retry_after_ms => 0, retention => '3 h');
 SELECT outcome, attempt FROM idempotency.claim('settle.short', 'there and back', retention => '1 s');
 SELECT idempotency.release('settle.short', 'there and back');
 COMMIT;
@@ -444,55 +444,4 @@ SAVEPOINT s;
 SELECT idempotency.release('settle.savepoint', 'open');
 ROLLBACK TO s;
 COMMIT;
-\set VERBOSITY default
-
---
--- forget: an operator's decision, with a reason
---
-SELECT idempotency.forget('settle.forget', 'key', NULL);
-SELECT idempotency.forget('settle.forget', 'key', '');
-SELECT idempotency.forget('settle.forget', 'key', repeat('r', 1025));
-SELECT idempotency.forget('settle.forget', 'key', repeat('r', 1024));
-BEGIN;
-SELECT outcome FROM idempotency.claim('settle.forget', 'key', 'x');
-SAVEPOINT s;
-SELECT idempotency.forget('settle.forget', 'key', 'test');
-ROLLBACK TO s;
-SELECT idempotency.finish('settle.forget', 'key', 'r1') > now() AS finished;
-COMMIT;
--- a fence names a row that isn't here
-SELECT idempotency.forget('settle.forget', 'key', 'test', 1);
-SELECT idempotency.forget('settle.forget', 'key', 'test', principal => 'other');
-BEGIN;
-SELECT idempotency.forget('settle.forget', 'key', 'test');
-ROLLBACK;
-SELECT response FROM idempotency.claim('settle.forget', 'key', 'x');
-SELECT idempotency.forget('settle.forget', 'key', 'test');
-SELECT idempotency.forget('settle.forget', 'key', 'test');
-BEGIN;
-SELECT outcome, attempt FROM idempotency.claim('settle.forget', 'key', 'another request');
-SELECT idempotency.finish('settle.forget', 'key', 'r2') > now() AS finished;
-SELECT idempotency.forget('settle.forget', 'key', 'test');
-SELECT outcome, attempt FROM idempotency.claim('settle.forget', 'key', 'one more');
-SELECT idempotency.finish('settle.forget', 'key', 'r3') > now() AS finished;
-COMMIT;
-SELECT response FROM idempotency.claim('settle.forget', 'key', 'one more');
--- of a failure, an exhausted key, a retry
-BEGIN;
-SELECT outcome FROM idempotency.claim('settle.forget', 'failed');
-SELECT outcome FROM idempotency.fail('settle.forget', 'failed', retryable => false);
-SELECT outcome FROM idempotency.claim('settle.forget', 'retry');
-SELECT outcome FROM idempotency.fail('settle.forget', 'retry', retry_after_ms => 3600000);
-COMMIT;
-SELECT key, idempotency.forget('settle.forget', key, 'test') FROM unnest(ARRAY['failed', 'retry']) AS key;
-BEGIN;
-SELECT key, outcome, attempt FROM unnest(ARRAY['failed', 'retry']) AS key, idempotency.claim('settle.forget', key);
-ROLLBACK;
-\set VERBOSITY sqlstate
-SELECT idempotency.forget('settle.forget', 'key', NULL);
-BEGIN;
-SELECT outcome FROM idempotency.claim('settle.forget', 'own');
-SELECT idempotency.forget('settle.forget', 'own', 'test');
-ROLLBACK;
-SELECT idempotency.forget('settle.forget', 'key', repeat('r', 1025));
 \set VERBOSITY default

@@ -231,13 +231,14 @@ BEGIN
 			'k.state, k.attempt, k.claimed_at, k.finished_at, k.retry_at, '
 			'k.lease_until, k.expires_at, k.fence, k.tag, k.fingerprint, '
 			'pg_catalog.octet_length(k.response) AS response_bytes '
-			'FROM idempotency.%1$I AS k', c.relname), ' UNION ALL '),
+			'FROM idempotency.%1$I AS k', c.relname),
+			' UNION ALL ' ORDER BY c.relname),
 		pg_catalog.string_agg(pg_catalog.format(
 			'SELECT k.scope, k.principal, k.key, k.role, k.application, k.attempt, '
 			'k.claimed_at, k.lease_until, k.recovery_point, k.fence, k.expires_at '
 			'FROM idempotency.%I AS k '
 			'WHERE k.state OPERATOR(pg_catalog.=) ''l''::pg_catalog."char"',
-			c.relname), ' UNION ALL ')
+			c.relname), ' UNION ALL ' ORDER BY c.relname)
 	INTO STRICT all_keys, running
 	FROM pg_catalog.pg_class AS c
 	WHERE c.relnamespace OPERATOR(pg_catalog.=)

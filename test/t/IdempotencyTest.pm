@@ -39,6 +39,12 @@ our @EXPORT = qw(
   stop_clients
   read_journals
   broken_promises
+  call
+  journal
+  leaser
+  read_lines
+  read_fences
+  wrong_fences
 );
 
 my $server_conf = q{
@@ -236,8 +242,33 @@ sub journal
 }
 
 # Send one batch; returns its output, or undef if the connection was lost, on
-# which a FATAL error may or may not have come through before.
+# which a FATAL error may or may not have come through before, or it failed.
 sub ask
+{
+	my ($clients, $session, $sql) = @_;
+	my ($state, $answer) = call($clients, $session, $sql);
+
+	return $answer if $state eq '';
+	hang_up($session) if $state ne 'lost';
+	return;
+}
+
+# End a session.
+sub hang_up
+{
+	my ($session) = @_;
+
+	close $$session->{in};
+	close $$session->{out};
+	waitpid $$session->{pid}, 0;
+	$$session = undef;
+	return;
+}
+
+# Send one batch to a session, which is begun if it is undef.  Returns the
+# SQLSTATE of its last command, '' if that succeeded, 'lost' if the connection
+# was lost; and the output.
+sub call
 {
 	my ($clients, $session, $sql) = @_;
 	my $answer = '';
@@ -250,36 +281,33 @@ sub ask
 
 		$$session = { pid => $pid, in => $in, out => $out };
 	}
-	if (print { $$session->{in} } "$sql\n\\echo END :ERROR\n" and $$session->{in}->flush)
+	if (print { $$session->{in} } "$sql\n\\echo END :SQLSTATE\n" and $$session->{in}->flush)
 	{
 		while (defined(my $line = readline $$session->{out}))
 		{
-			return $answer if $line eq "END false\n";
-			last if $line eq "END true\n";
+			if ($line =~ /^END (\w{5})$/)
+			{
+				# the server is going down, and the connection with it
+				last if $1 =~ /^57P0/;
+				chomp $answer;
+				return ($1 eq '00000' ? '' : $1, $answer);
+			}
 			$answer .= $line;
 		}
 	}
-	close $$session->{in};
-	close $$session->{out};
-	waitpid $$session->{pid}, 0;
-	$$session = undef;
-	return;
+	hang_up($session);
+	return ('lost', '');
 }
 
 # Deliver until told to stop.
-sub client
+sub deliverer
 {
-	my ($clients, $number) = @_;
+	my ($clients, $number, $file) = @_;
 	my $async = defined $clients->{async} && $number == $clients->{async};
 	my $unsynced = $async ? 'SET LOCAL synchronous_commit = off\;' : '';
-	my $dir = $clients->{dir};
 	my $session;
 
-	local $SIG{PIPE} = 'IGNORE';
-	srand($number * 1000 + $$);
-	open(STDERR, '>', "$dir/stderr.$number") or _exit(1);
-	open(my $file, '>', "$dir/journal.$number") or _exit(1);
-	until (-e "$dir/stop")
+	until (-e "$clients->{dir}/stop")
 	{
 		my $space = int(time() / 2);
 		my $key = ($async ? 'async' : 'sync') . "-$space-" . int(rand(150));
@@ -302,11 +330,32 @@ sub client
 		$sql = "BEGIN\\; INSERT INTO unchecked VALUES ('$row')\\; COMMIT\\; SELECT pg_sleep(0.02);";
 		sleep(0.01) until defined ask($clients, \$session, $sql);
 	}
+	return;
+}
+
+# A client's process: does what it is there for until told to stop.
+sub client
+{
+	my ($clients, $number) = @_;
+	my $dir = $clients->{dir};
+	my $work = $clients->{work} // \&deliverer;
+
+	local $SIG{PIPE} = 'IGNORE';
+	srand($number * 1000 + $$);
+	open(STDERR, '>', "$dir/stderr.$number") or _exit(1);
+	open(my $file, '>', "$dir/journal.$number") or _exit(1);
+	eval { $work->($clients, $number, $file); 1 } or do
+	{
+		print STDERR $@;
+		STDERR->flush;
+		_exit(1);
+	};
 	_exit(0);
 }
 
-# Start n clients; unchecked => the number of one that also writes rows without
-# a claim into table unchecked, async => of one that commits asynchronously.
+# Start n clients; work => what they do, deliverer by default.  Of delivering
+# clients, unchecked => the number of one that also writes rows without a claim
+# into table unchecked, async => of one that commits asynchronously.
 sub start_clients
 {
 	my ($node, $n, %opt) = @_;
@@ -394,6 +443,118 @@ sub read_journals
 	$result{executed_twice} = grep { $_ > 1 } values %executed;
 	$result{contradicted} = grep { keys %$_ > 1 } values %told;
 	return \%result;
+}
+
+#----------------------------------------------------------------------
+# Holders of leases, who write down every fence that they were given.
+#----------------------------------------------------------------------
+
+# Lease the same few keys of scope leased over and over, and let go of them in
+# every way there is, until told to stop.  Options of start_clients(): keys =>
+# how many; done => finish other keys as well, each with its own response, and
+# don't stop trying until it is acknowledged.
+sub leaser
+{
+	my ($clients, $number, $file) = @_;
+	my $n = 0;
+	my $session;
+
+	until (-e "$clients->{dir}/stop")
+	{
+		my $done = $clients->{done} && rand() < 0.3;
+		my $key = $done ? "done-$number-$$-" . $n++ : 'k-' . int(rand($clients->{keys} // 12));
+		my $lease = $done ? '20 s' : int(10 + rand(40)) . ' ms';
+		my ($state, $answer);
+
+		do
+		{
+			sleep(0.02) if defined $state;
+			($state, $answer) = call($clients, \$session,
+				"SELECT fence, (extract(epoch FROM claimed_at) * 1000000)::bigint
+				FROM idempotency.claim('leased', '$key', lease => '$lease', wait => '0', owner => '$number-$$')
+				WHERE outcome IN ('execute', 'resume');");
+		} while ($done && $state eq 'lost' && !-e "$clients->{dir}/stop");
+		if ($state ne '')
+		{
+			journal($file, $state eq 'lost' ? "lost $key" : "strange $state claim $key");
+			sleep(0.02);
+			next;
+		}
+		next unless $answer =~ /^(\d+)\|(\d+)$/;
+		my ($fence, $at) = ($1, $2);
+		journal($file, "fence $key $fence $at");
+		if ($done)
+		{
+			while (1)
+			{
+				($state) = call($clients, \$session,
+					"SELECT idempotency.finish('leased', '$key', 'by $fence', fence => $fence);");
+				last if $state ne 'lost' || -e "$clients->{dir}/stop";
+				journal($file, "lost $key");
+				sleep(0.02);
+			}
+			journal($file, $state eq '' ? "done $key $fence" : "strange $state finish $key") if $state ne 'lost';
+			next;
+		}
+		($state) = call($clients, \$session, let_go($key, $fence));
+		journal($file, "strange $state $key") unless $state =~ /^(|lost|ID404|ID409|ID412)$/;
+	}
+	return;
+}
+
+# A way to let go of a lease of scope leased.
+sub let_go
+{
+	my ($key, $fence) = @_;
+	my $identity = "'leased', '$key'";
+	my @ways = (
+		'SELECT 1;',
+		"SELECT idempotency.heartbeat($identity, $fence, '30 ms');",
+		"SELECT idempotency.checkpoint($identity, $fence, 'half', 'state of $fence');",
+		"SELECT idempotency.release($identity, $fence);",
+		"SELECT idempotency.fail($identity, 'no', fence => $fence, retry_after_ms => 0);",
+		"SELECT idempotency.finish($identity, 'by $fence', fence => $fence);
+		SELECT idempotency.forget($identity, 'once more', fence => $fence);",
+		"BEGIN; SELECT idempotency.assert_fence($identity, $fence); COMMIT;");
+
+	return $ways[ rand @ways ];
+}
+
+# All lines of the clients' journals, each as the list of its words.
+sub read_lines
+{
+	my ($clients) = @_;
+
+	return map { [ split / / ] }
+	  map { split /\n/, slurp_file("$clients->{dir}/journal.$_") } 0 .. $#{ $clients->{pids} };
+}
+
+# Every fence in the clients' journals: [key, fence, when it was issued].
+sub read_fences
+{
+	my ($clients) = @_;
+
+	return map { [ @$_[ 1 .. 3 ] ] } grep { $_->[0] eq 'fence' } read_lines($clients);
+}
+
+# What is wrong with these fences, of whatever servers: how many were issued
+# more than once, how many are not greater than one issued before to the same
+# key.  A claim that was told of its fence twice is one.
+sub wrong_fences
+{
+	my %claim = map { ("@$_" => $_) } @_;
+	my (%issued, %last);
+	my ($repeated, $fallen) = (0, 0);
+
+	foreach my $claim (sort { $a->[2] <=> $b->[2] } values %claim)
+	{
+		my ($key, $fence) = @$claim;
+
+		$repeated++ if $issued{$fence}++;
+		$fallen++ if exists $last{$key} && $fence <= $last{$key};
+		$last{$key} = $fence;
+	}
+	return "$repeated repeated, $fallen fallen";
 }
 
 # How many keys have not the effect that a client was told of?
