@@ -24,6 +24,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
@@ -371,17 +372,38 @@ catalog_is_distributed(Oid relid)
 	return found;
 }
 
+/* Is this a valid index on the column alone, unique or else partial? */
+static bool
+catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	Form_pg_index form;
+	bool		is;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	is = form->indrelid == relid && form->indisvalid && form->indnatts == 1 &&
+		form->indkey.values[0] == get_attnum(relid, column) &&
+		form->indisunique == unique &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) == unique;
+	ReleaseSysCache(tuple);
+	return is;
+}
+
 /* Does the table have its two indexes, and no other? */
 static bool
 catalog_has_own_indexes(Relation heap, Segment segment)
 {
+	Oid			relid = RelationGetRelid(heap);
 	List	   *indexes = RelationGetIndexList(heap);
-	bool		own = list_length(indexes) == 2 &&
-		list_member_oid(indexes, catalog_segment_index(segment)) &&
-		list_member_oid(indexes, catalog_segment_running_index(segment));
+	int			n = list_length(indexes);
 
 	list_free(indexes);
-	return own;
+	return n == 2 &&
+		catalog_index_is(catalog_segment_index(segment), relid, "id", true) &&
+		catalog_index_is(catalog_segment_running_index(segment), relid,
+						 "scope", false);
 }
 
 /* Why can't this table be written directly?  NULL if it can. */
