@@ -20,12 +20,13 @@ PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = abandoned answer batch benchmark canonical catalog claim claim_decide configure \
 	digest es6number failure fault fence guc identity jsontree key keyrow lease lookup \
-	maintain module operator policy ring run settle store store_open trigger txn
+	maintain module operator policy ring run settle shmem stats store store_open trigger \
+	txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
-	lookup trigger maintain
+	lookup trigger maintain stats
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md

@@ -12,6 +12,7 @@
 
 #include <limits.h>
 
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "guc.h"
@@ -27,6 +28,25 @@ int			guc_maintain_lock_timeout = 100;
 
 /* How many pages of leftovers may one maintain() clean per table? */
 int			guc_maintain_pages = 4096;
+
+/* How many scopes, of all databases, have statistics of their own? */
+int			guc_max_scopes = 256;
+
+/* Define the settings that size shared memory; without it they don't exist. */
+static void
+guc_init_preloaded(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	DefineCustomIntVariable("idempotency.max_scopes",
+							"Scopes, of all databases, that have statistics, breakers and limits of their own.",
+							"Further ones share a place.",
+							&guc_max_scopes,
+							256,	/* default */
+							1, 65536,	/* range */
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);	/* hooks */
+}
 
 /* Define the settings; called once from _PG_init. */
 void
@@ -64,4 +84,5 @@ guc_init(void)
 							1, INT_MAX, /* range */
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);	/* hooks */
+	guc_init_preloaded();
 }

@@ -12,6 +12,7 @@ extern int	guc_max_wait;		/* ms */
 extern int	guc_busy_retry_after;	/* ms */
 extern int	guc_maintain_lock_timeout;	/* ms */
 extern int	guc_maintain_pages;
+extern int	guc_max_scopes;
 
 extern void guc_init(void);
 

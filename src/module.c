@@ -15,6 +15,8 @@
 #include "fault.h"
 #include "guc.h"
 #include "policy.h"
+#include "shmem.h"
+#include "stats.h"
 #include "txn.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -35,4 +37,6 @@ _PG_init(void)
 	catalog_init();
 	policy_init();
 	txn_init();
+	shmem_init();
+	stats_init();
 }

@@ -1,0 +1,61 @@
+/*-------------------------------------------------------------------------
+ *
+ * stats.h
+ *		Counts and latencies per scope, in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_STATS_H
+#define IDEMPOTENCY_STATS_H
+
+#include "port/atomics.h"
+
+#include "identity.h"
+
+/* what is counted, in the order of the columns of view stats */
+typedef enum StatsCounter
+{
+	STATS_EXECUTED,				/* claims by their answers */
+	STATS_RESUMED,
+	STATS_REPLAYED,
+	STATS_IN_PROGRESS,
+	STATS_MISMATCHED,
+	STATS_RETRY_LATER,
+	STATS_EXHAUSTED,
+	STATS_INDETERMINATE,
+	STATS_EXPIRED,
+	STATS_FINISHED,				/* settlements that were committed */
+	STATS_FAILED,
+	STATS_RETRIED,
+	STATS_RELEASED,
+	STATS_ABORTED,				/* claims that were rolled back */
+	STATS_LATE_DUPLICATES,		/* claims of a key that had expired */
+	STATS_FENCE_REFUSED,
+	STATS_WAITS,				/* for somebody who had the key */
+	STATS_WAIT_US,
+	STATS_COUNTERS,
+	STATS_NONE = STATS_COUNTERS
+} StatsCounter;
+
+/*
+ * Latencies are counted by microseconds, in four classes an octave: class
+ * 4 * n + m holds those from 2^n * (1 + m/4) on.
+ */
+#define STATS_LATENCY_OCTAVES	24
+#define STATS_LATENCY_CLASSES	(4 * STATS_LATENCY_OCTAVES)
+
+/* a scope's place in shared memory, the same in all areas; 0 is "the others" */
+typedef int StatsSlot;
+
+#define STATS_NO_SLOT		(-1)	/* there is no shared memory */
+#define STATS_OTHERS		0
+
+extern void stats_init(void);
+extern int	stats_slots(void);
+extern StatsSlot stats_slot(const char *scope, int scope_len);
+extern bool stats_slot_name(StatsSlot slot, Oid *database, const char **scope,
+							int *scope_len);
+extern void stats_count(StatsSlot slot, StatsCounter counter, uint64 n);
+extern void stats_latency(StatsSlot slot, int64 usec);
+
+#endif							/* IDEMPOTENCY_STATS_H */
