@@ -12,6 +12,7 @@
 #include "policy.h"
 
 #define BACKOFF_MAX			RETENTION_MAX
+#define ERROR_MAX_BYTES		(64 * 1024)
 
 /* what fail() asks for */
 typedef struct Failure

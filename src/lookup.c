@@ -53,10 +53,12 @@ typedef struct Lookup
 	uint8		fingerprint[DIGEST_LENGTH];
 } Lookup;
 
-/* Take over the row's fingerprint. */
+/* Take over what a claim's answer doesn't tell a duplicate. */
 static void
-lookup_fingerprint(Lookup *lookup, const KeyRow *row)
+lookup_more(Lookup *lookup, const KeyRow *row)
 {
+	lookup->answer.recovery_point = store_detoast(row->recovery_point);
+	lookup->answer.state = store_detoast(row->saved_state);
 	lookup->has_fingerprint = row->has_fingerprint;
 	memcpy(lookup->fingerprint, row->fingerprint, DIGEST_LENGTH);
 }
@@ -79,12 +81,10 @@ lookup_running(Lookup *lookup, const Policy *policy, Probe *probe,
 		answer_running(answer, &probe->row, now);
 		answer->reason = "lease_expired";
 	}
-	answer->recovery_point = store_detoast(probe->row.recovery_point);
-	answer->state = store_detoast(probe->row.saved_state);
 	answer->expires_at = probe->row.expires_at;
 	lookup->result = answer->outcome == OUTCOME_EXHAUSTED ?
 		LOOKUP_SETTLED : LOOKUP_UNSETTLED;
-	lookup_fingerprint(lookup, &probe->row);
+	lookup_more(lookup, &probe->row);
 }
 
 /* What a row that counts says: what claim() would answer to a duplicate. */
@@ -119,7 +119,7 @@ lookup_answer(Lookup *lookup, const Policy *policy, Probe *probe,
 		lookup->answer.reason = "own_transaction";
 	if (outcome == OUTCOME_RETRY_LATER)
 		answer_backoff(&lookup->answer, &probe->row, now);
-	lookup_fingerprint(lookup, &probe->row);
+	lookup_more(lookup, &probe->row);
 }
 
 /*

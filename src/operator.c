@@ -19,6 +19,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "errors.h"
+#include "failure.h"
 #include "key.h"
 #include "txn.h"
 
@@ -172,8 +173,12 @@ operator_resolve(Identity *identity, KeyState state, text *response)
 				 errmsg("a settled claim cannot be resolved, in scope \"%.*s\"",
 						identity->scope_len, identity->scope),
 				 errhint("forget() it, if the operation is to take effect once more.")));
-	policy_check_size("response", (struct varlena *) response,
-					  key.policy.max_response_bytes);
+	if (state == KEY_SUCCEEDED)
+		policy_check_size("response", (struct varlena *) response,
+						  key.policy.max_response_bytes);
+	else
+		policy_check_size("error", (struct varlena *) response,
+						  ERROR_MAX_BYTES);
 
 	keyrow_end_lease(&row);
 	row.state = state;

@@ -436,6 +436,7 @@ policy_lease_argument(const char *name, Interval *interval)
 				 interval ?
 				 errmsg("%s must be between 1 ms and 4 days", name) :
 				 errmsg("%s must not be null", name),
-				 errhint("A number without a unit is read as seconds.")));
+				 interval ?
+				 errhint("A number without a unit is read as seconds.") : 0));
 	return lease;
 }

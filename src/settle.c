@@ -32,7 +32,6 @@
 #include "txn.h"
 
 #define TAG_MAX_BYTES		255
-#define ERROR_MAX_BYTES		(64 * 1024)
 
 COMPAT_FUNCTION_INFO(idempotency_finish);
 COMPAT_FUNCTION_INFO(idempotency_fail);

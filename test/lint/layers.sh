@@ -43,7 +43,7 @@ my %sibling = (
 	failure   => [qw(answer)],
 	settle    => [qw(answer failure key lease)],
 	lease     => [qw(failure key)],
-	operator  => [qw(key)],
+	operator  => [qw(failure key)],
 	lookup    => [qw(answer claim)],
 	abandoned => [qw(answer claim)]);
 
