@@ -18,10 +18,11 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = abandoned answer batch benchmark canonical catalog claim claim_decide configure \
-	digest es6number failure fault fence guc identity jsontree key keyrow lease lookup \
-	maintain module operator policy ring run settle shmem stats store store_open trigger \
-	txn
+SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_decide \
+	configure digest es6number failure fault fence guc identity jsontree key keyrow lease \
+	limit lookup \
+	maintain module operator policy ring run settle shmem stats store store_open tally \
+	trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run

@@ -39,6 +39,7 @@
 #include "guc.h"
 #include "policy.h"
 #include "policy_columns.h"
+#include "shmem.h"
 
 #define RESPONSE_BYTES_MAX	(256 * 1024 * 1024)
 #define REQUEST_BYTES_MAX	(64 * 1024 * 1024)
@@ -270,6 +271,41 @@ configure_exclude(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 	configure_set(row, POLICY_EXCLUDE, PG_GETARG_DATUM(arg));
 }
 
+/*
+ * Take over the settings of the breaker and the limits; they need shared
+ * memory, so without it they are stored, and a warning says so.  Raises ID400.
+ */
+static void
+configure_restraint(FunctionCallInfo fcinfo, PolicyRow *row)
+{
+	configure_integer(fcinfo, 18, "breaker_failures", 0, PG_INT32_MAX, row,
+					  POLICY_BREAKER_FAILURES);
+	configure_integer(fcinfo, 19, "breaker_percent", 0, 100, row,
+					  POLICY_BREAKER_PERCENT);
+	configure_interval(fcinfo, 20, "breaker_window", row,
+					   POLICY_BREAKER_WINDOW);
+	configure_interval(fcinfo, 21, "breaker_cooldown", row,
+					   POLICY_BREAKER_COOLDOWN);
+	configure_integer(fcinfo, 22, "breaker_probes", 1, BREAKER_PROBES_MAX,
+					  row, POLICY_BREAKER_PROBES);
+	configure_integer(fcinfo, 23, "limit_claims", 0, PG_INT32_MAX, row,
+					  POLICY_LIMIT_CLAIMS);
+	configure_integer(fcinfo, 24, "limit_running", 0, PG_INT32_MAX, row,
+					  POLICY_LIMIT_RUNNING);
+	configure_integer(fcinfo, 25, "limit_replays", 0, PG_INT32_MAX, row,
+					  POLICY_LIMIT_REPLAYS);
+	configure_interval(fcinfo, 26, "limit_interval", row,
+					   POLICY_LIMIT_INTERVAL);
+	if (!shmem_is_there() &&
+		((!PG_ARGISNULL(18) && PG_GETARG_INT64(18) > 0) ||
+		 (!PG_ARGISNULL(23) && PG_GETARG_INT64(23) > 0) ||
+		 (!PG_ARGISNULL(24) && PG_GETARG_INT64(24) > 0) ||
+		 (!PG_ARGISNULL(25) && PG_GETARG_INT64(25) > 0)))
+		ereport(WARNING,
+				(errmsg("breakers and limits have no effect without shared memory"),
+				 errhint("Add idempotency to shared_preload_libraries, and restart the server.")));
+}
+
 /* Take over the arguments that were given.  Raises ID400. */
 static void
 configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
@@ -296,6 +332,7 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 	configure_on_lease_expiry(fcinfo, 16, row);
 	configure_integer(fcinfo, 17, "max_state_bytes", 0, STATE_BYTES_MAX, row,
 					  POLICY_MAX_STATE_BYTES);
+	configure_restraint(fcinfo, row);
 }
 
 /* Write the row, over the scope's old one if there is one. */
@@ -459,9 +496,37 @@ enum
 	SHOW_MAX_LEASE,
 	SHOW_ON_LEASE_EXPIRY,
 	SHOW_MAX_STATE_BYTES,
+	SHOW_BREAKER_FAILURES,
+	SHOW_BREAKER_PERCENT,
+	SHOW_BREAKER_WINDOW,
+	SHOW_BREAKER_COOLDOWN,
+	SHOW_BREAKER_PROBES,
+	SHOW_LIMIT_CLAIMS,
+	SHOW_LIMIT_RUNNING,
+	SHOW_LIMIT_REPLAYS,
+	SHOW_LIMIT_INTERVAL,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
+
+/* The columns of the breaker and the limits. */
+static void
+configure_show_restraint(const Restraint *restraint, Datum *values)
+{
+	values[SHOW_BREAKER_FAILURES] =
+		Int32GetDatum(restraint->breaker_failures);
+	values[SHOW_BREAKER_PERCENT] = Int32GetDatum(restraint->breaker_percent);
+	values[SHOW_BREAKER_WINDOW] =
+		configure_duration_text(restraint->breaker_window);
+	values[SHOW_BREAKER_COOLDOWN] =
+		configure_duration_text(restraint->breaker_cooldown);
+	values[SHOW_BREAKER_PROBES] = Int32GetDatum(restraint->breaker_probes);
+	values[SHOW_LIMIT_CLAIMS] = Int32GetDatum(restraint->limit_claims);
+	values[SHOW_LIMIT_RUNNING] = Int32GetDatum(restraint->limit_running);
+	values[SHOW_LIMIT_REPLAYS] = Int32GetDatum(restraint->limit_replays);
+	values[SHOW_LIMIT_INTERVAL] =
+		configure_duration_text(restraint->limit_interval);
+}
 
 /* The result row: the effective policy of a scope. */
 static Datum
@@ -500,6 +565,7 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 	values[SHOW_ON_LEASE_EXPIRY] =
 		CStringGetTextDatum(configure_lease_expiry_name(policy->on_lease_expiry));
 	values[SHOW_MAX_STATE_BYTES] = Int32GetDatum(policy->max_state_bytes);
+	configure_show_restraint(&policy->restraint, values);
 	values[SHOW_RING] =
 		CStringGetTextDatum(ring_name(policy_ring(policy)));
 
@@ -514,7 +580,12 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
  *			 max_response_bytes bigint, role text, max_attempts bigint,
  *			 backoff_base interval, backoff_cap interval,
  *			 store_failures boolean, max_lease interval,
- *			 on_lease_expiry text, max_state_bytes bigint) returns record
+ *			 on_lease_expiry text, max_state_bytes bigint,
+ *			 breaker_failures bigint, breaker_percent bigint,
+ *			 breaker_window interval, breaker_cooldown interval,
+ *			 breaker_probes bigint, limit_claims bigint,
+ *			 limit_running bigint, limit_replays bigint,
+ *			 limit_interval interval) returns record
  */
 Datum
 idempotency_configure(PG_FUNCTION_ARGS)

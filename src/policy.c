@@ -59,6 +59,12 @@ static const Policy policy_builtin = {
 	.max_attempts = 10,
 	.backoff_base = USECS_PER_SEC,
 	.backoff_cap = 5 * USECS_PER_MINUTE,
+	.restraint = {
+		.breaker_probes = 1,
+		.breaker_window = USECS_PER_MINUTE,
+		.breaker_cooldown = 30 * USECS_PER_SEC,
+		.limit_interval = USECS_PER_SEC
+	},
 	.kept_until = {DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN}
 };
 
@@ -105,6 +111,27 @@ policy_unlock(void)
 		if (!isnull[(column) - 1]) \
 			(target) = convert(values[(column) - 1]); \
 	} while (0)
+
+/* Apply a row's breaker and limits. */
+static void
+policy_apply_restraint(Restraint *restraint, Datum *values, bool *isnull)
+{
+	POLICY_SET(POLICY_BREAKER_FAILURES, restraint->breaker_failures,
+			   DatumGetInt32);
+	POLICY_SET(POLICY_BREAKER_PERCENT, restraint->breaker_percent,
+			   DatumGetInt32);
+	POLICY_SET(POLICY_BREAKER_PROBES, restraint->breaker_probes,
+			   DatumGetInt32);
+	POLICY_SET(POLICY_BREAKER_WINDOW, restraint->breaker_window,
+			   DatumGetInt64);
+	POLICY_SET(POLICY_BREAKER_COOLDOWN, restraint->breaker_cooldown,
+			   DatumGetInt64);
+	POLICY_SET(POLICY_LIMIT_CLAIMS, restraint->limit_claims, DatumGetInt32);
+	POLICY_SET(POLICY_LIMIT_RUNNING, restraint->limit_running, DatumGetInt32);
+	POLICY_SET(POLICY_LIMIT_REPLAYS, restraint->limit_replays, DatumGetInt32);
+	POLICY_SET(POLICY_LIMIT_INTERVAL, restraint->limit_interval,
+			   DatumGetInt64);
+}
 
 /* Apply a row's role restriction: '' lifts what '*' says. */
 static void
@@ -157,6 +184,7 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 			   (LeaseExpiry) DatumGetChar);
 	POLICY_SET(POLICY_MAX_STATE_BYTES, policy->max_state_bytes,
 			   DatumGetInt32);
+	policy_apply_restraint(&policy->restraint, values, isnull);
 	if (!isnull[POLICY_ALLOWED_ROLE - 1])
 		policy_apply_role(policy, values[POLICY_ALLOWED_ROLE - 1]);
 	if (!isnull[POLICY_EXCLUDE - 1])

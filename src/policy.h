@@ -24,6 +24,22 @@ typedef enum LeaseExpiry
 	LEASE_FORGET = 'f'			/* as if it had never been claimed */
 } LeaseExpiry;
 
+/* how a scope is protected from too much; a number of 0 switches it off */
+typedef struct Restraint
+{
+	int32		breaker_failures;	/* opens on so many in the window ... */
+	int32		breaker_percent;	/* ... if they are so much of all */
+	int32		breaker_probes;
+	int64		breaker_window;
+	int64		breaker_cooldown;
+	int32		limit_claims;	/* per limit_interval */
+	int32		limit_running;	/* at once */
+	int32		limit_replays;	/* per key and limit_interval */
+	int64		limit_interval;
+} Restraint;
+
+#define BREAKER_PROBES_MAX	16
+
 /*
  * A scope's effective settings: its own, over those of '*', over the built-in
  * ones.  Durations are microseconds.
@@ -45,6 +61,7 @@ typedef struct Policy
 	int32		max_attempts;
 	int64		backoff_base;
 	int64		backoff_cap;
+	Restraint	restraint;
 	Oid			allowed_role;	/* InvalidOid: no restriction */
 	bool		role_is_missing;	/* restricted to a role that isn't there */
 	CanonicalPaths *exclude;	/* cached: only until the next policy_get() */
