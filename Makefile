@@ -19,7 +19,7 @@ MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_decide \
-	configure digest es6number failure fault fence guc identity jsontree key keyrow lease \
+	configure configure_show digest es6number failure fault fence guc identity jsontree key keyrow lease \
 	limit lookup \
 	maintain module operator policy ring run settle shmem stats store store_open tally \
 	trigger txn
