@@ -18,16 +18,15 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_decide \
-	configure configure_show digest es6number failure fault fence guc identity jsontree key keyrow lease \
-	limit lookup \
-	maintain module operator policy ring run settle shmem stats store store_open tally \
-	trigger txn
+SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
+	claim_decide configure configure_show digest es6number failure fault fence guc identity \
+	jsontree key keyrow lease limit lookup maintain module note operator policy ring run settle \
+	shmem stats store store_open tally trigger txn
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
-	lookup trigger maintain stats
+	lookup trigger maintain stats breaker note
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md

@@ -93,7 +93,8 @@ abandoned_text(struct varlena *value)
  * than the caller takes for possible.
  */
 static void
-abandoned_visit(const Identity *identity, const KeyRow *row, void *arg)
+abandoned_visit(const Identity *identity, const KeyRow *row, bool own,
+				void *arg)
 {
 	AbandonedList *list = arg;
 	Abandoned  *item;
@@ -140,7 +141,8 @@ abandoned_find(AbandonedList *list, Store *store, const char *scope,
 	list->now = clock_now();
 	list->latest = max_lease == PG_INT64_MAX ? DT_NOEND :
 		list->now + max_lease;
-	store_visit_running(store, scope, scope_len, abandoned_visit, list);
+	store_visit_running(store, scope, scope_len, GetActiveSnapshot(),
+						abandoned_visit, list);
 	if (list->n > 1)
 		qsort(list->items, list->n, sizeof(Abandoned), abandoned_compare);
 }
@@ -266,11 +268,14 @@ abandoned_take(ClaimRequest *claim, const Policy *policy, Store *store,
 			probe.row.expires_at > now)
 			taken = !claim_decide(claim, policy, &probe, now, &answer);
 	}
+	if (taken && !claim_admit(claim, policy, store, &probe, now, &answer))
+		taken = false;
 	if (taken)
 	{
 		text	   *request = store_detoast(probe.row.request);
 
 		claim_take(claim, policy, store, &probe, now, &answer);
+		claim_count(claim, &answer);
 		abandoned_put_taken(result, &claim->identity, request, &answer);
 	}
 	identity_unlock(identity_id(&claim->identity));
@@ -284,6 +289,8 @@ abandoned_claim(const Abandoned *item, const Policy *policy, int64 lease,
 {
 	memset(claim, 0, sizeof(*claim));
 	claim->identity = *item->identity;
+	claim->slot = stats_slot(item->identity->scope,
+							 item->identity->scope_len);
 	claim->has_lease = true;
 	claim->lease = lease;
 	claim->retention = policy->retention;
@@ -319,14 +326,11 @@ idempotency_take_abandoned(PG_FUNCTION_ARGS)
 	if (policy.on_lease_expiry == LEASE_RESUME)
 	{
 		PushActiveSnapshot(GetLatestSnapshot());
-		store_open(&store, &policy, RowExclusiveLock, GetActiveSnapshot());
+		store_open(&store, &policy, RowExclusiveLock, NULL);
 		/* claim_cap_lease() will see to a lease that is too long */
 		abandoned_find(&list, &store, VARDATA_ANY(scope),
 					   VARSIZE_ANY_EXHDR(scope), policy.max_lease);
-		store_close(&store);
 		PopActiveSnapshot();
-
-		store_open(&store, &policy, RowExclusiveLock, NULL);
 		for (int i = 0; i < list.n && taken < list.max; i++)
 		{
 			ClaimRequest claim;

@@ -208,9 +208,14 @@ batch_decide_chunk(Batch *batch)
 		}
 		claim_cap_lease(&batch->policy, &batch->store, &item->claim.identity,
 						&probe, now);
-		if (!claim_decide(&item->claim, &batch->policy, &probe, now,
-						  &item->answer))
+		if (claim_decide(&item->claim, &batch->policy, &probe, now,
+						 &item->answer))
+			claim_restrain_replay(&item->claim, &batch->policy, now,
+								  &item->answer);
+		else if (claim_admit(&item->claim, &batch->policy, &batch->store,
+							 &probe, now, &item->answer))
 			batch_take(batch, item, &probe, now);
+		claim_count(&item->claim, &item->answer);
 		batch->next++;
 	}
 	batch_flush(batch);
@@ -259,6 +264,7 @@ batch_execute(Batch *batch)
 		if (!claim_wait(&item->claim, busy, &wait))
 		{
 			claim_answer_busy(&item->answer);
+			claim_count(&item->claim, &item->answer);
 			batch->next++;
 		}
 	}

@@ -63,6 +63,7 @@ static struct
 	Oid			running_index[SEGMENT_COUNT];
 	Oid			incarnation;
 	Oid			fence_sequence;
+	Oid			aborted;
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
@@ -193,6 +194,7 @@ catalog_load(void)
 	catalog.policy = catalog_lookup("scope_policy", schema);
 	catalog.incarnation = catalog_lookup("incarnation", schema);
 	catalog.fence_sequence = catalog_lookup("fence_seq", schema);
+	catalog.aborted = catalog_lookup("aborted_attempt", schema);
 	for (Segment i = 0; i < SEGMENT_COUNT; i++)
 	{
 		snprintf(index_name, NAMEDATALEN, "%s_pkey", segment_name(i));
@@ -237,6 +239,14 @@ catalog_fence_sequence(void)
 {
 	catalog_load();
 	return catalog.fence_sequence;
+}
+
+/* OID of the table of aborted attempts. */
+Oid
+catalog_aborted_table(void)
+{
+	catalog_load();
+	return catalog.aborted;
 }
 
 /* OID of a segment's primary key, on id. */

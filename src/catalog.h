@@ -26,6 +26,7 @@ extern Oid	catalog_segment_index(Segment segment);
 extern Oid	catalog_segment_running_index(Segment segment);
 extern Oid	catalog_incarnation_table(void);
 extern Oid	catalog_fence_sequence(void);
+extern Oid	catalog_aborted_table(void);
 extern Oid	catalog_owner(void);
 extern bool catalog_segment_is_checked(Segment segment);
 extern void catalog_segment_checked(Segment segment);

@@ -64,6 +64,8 @@ claim_request_init(ClaimRequest *claim, text *scope, text *key, text *request,
 {
 	memset(claim, 0, sizeof(*claim));
 	identity_make(&claim->identity, scope, principal, key);
+	claim->slot = stats_slot(claim->identity.scope,
+							 claim->identity.scope_len);
 	claim->request = request;
 }
 
@@ -234,9 +236,13 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 	store_open_locked(&store, policy, &claim->identity, &now);
 	store_probe(&store, &claim->identity, now, &probe);
 	claim_cap_lease(policy, &store, &claim->identity, &probe, now);
-	if (probe.result != PROBE_BUSY &&
-		!claim_decide(claim, policy, &probe, now, answer))
-		claim_take(claim, policy, &store, &probe, now, answer);
+	if (probe.result != PROBE_BUSY)
+	{
+		if (claim_decide(claim, policy, &probe, now, answer))
+			claim_restrain_replay(claim, policy, now, answer);
+		else if (claim_admit(claim, policy, &store, &probe, now, answer))
+			claim_take(claim, policy, &store, &probe, now, answer);
+	}
 
 	identity_unlock(identity_id(&claim->identity));
 	store_close(&store);
@@ -269,6 +275,7 @@ claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 Min(wait->nap, Max(left, 1)), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
+	wait->waited += GetCurrentTimestamp() - now;
 	wait->nap = Min(wait->nap * 2, WAIT_POLL_MAX);
 	return true;
 }
@@ -279,6 +286,7 @@ claim_wait_start(ClaimWait *wait)
 {
 	wait->started = GetCurrentTimestamp();
 	wait->nap = WAIT_POLL_MIN;
+	wait->waited = 0;
 }
 
 /*
@@ -290,7 +298,10 @@ claim_wait(const ClaimRequest *claim, TransactionId xid, ClaimWait *wait)
 {
 	if (claim->wait == WAIT_FOREVER)
 	{
+		TimestampTz began = GetCurrentTimestamp();
+
 		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+		wait->waited += GetCurrentTimestamp() - began;
 		return true;
 	}
 	if (claim->wait == 0)
@@ -323,6 +334,24 @@ claim_answer_busy(Answer *answer)
 	answer->retry_after_ms = guc_busy_retry_after;
 }
 
+/* Count how long a claim took to decide, and how long it waited for others. */
+static void
+claim_count_time(const ClaimRequest *claim, const ClaimWait *wait,
+				 int64 lock_waited)
+{
+	int64		waited = wait->waited + lock_waited;
+
+	if (claim->slot == STATS_NO_SLOT)
+		return;
+	stats_latency(claim->slot,
+				  GetCurrentTimestamp() - wait->started - waited);
+	if (waited > 0)
+	{
+		stats_count(claim->slot, STATS_WAITS, 1);
+		stats_count(claim->slot, STATS_WAIT_US, waited);
+	}
+}
+
 /*
  * Decide one claim, waiting as it asks to.  Raises what claim_prepare(),
  * store_probe() and the waits raise; losing a race is an answer.
@@ -334,6 +363,7 @@ void
 claim_execute(ClaimRequest *claim, Answer *answer)
 {
 	ClaimWait	wait;
+	int64		lock_waited = identity_lock_waited;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext round = NULL;
 
@@ -369,6 +399,8 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 		MemoryContextSwitchTo(round);
 	}
 	MemoryContextSwitchTo(caller);
+	claim_count(claim, answer);
+	claim_count_time(claim, &wait, identity_lock_waited - lock_waited);
 }
 
 /*

@@ -9,6 +9,7 @@
 #define IDEMPOTENCY_CLAIM_H
 
 #include "answer.h"
+#include "breaker.h"
 #include "policy.h"
 #include "store.h"
 
@@ -16,6 +17,7 @@
 typedef struct ClaimRequest
 {
 	Identity	identity;
+	StatsSlot	slot;			/* of the scope */
 	text	   *request;		/* NULL: none */
 	bool		has_wait;
 	int64		wait;			/* microseconds */
@@ -30,6 +32,8 @@ typedef struct ClaimRequest
 	bool		has_owner;
 	uint8		owner[DIGEST_LENGTH];
 
+	BreakerGeneration generation;	/* filled in by claim_admit() */
+
 	/* filled in by claim_prepare() */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
@@ -40,6 +44,7 @@ typedef struct ClaimWait
 {
 	TimestampTz started;
 	long		nap;			/* the next one, ms */
+	int64		waited;			/* so far, microseconds */
 } ClaimWait;
 
 extern void claim_request_init(ClaimRequest *claim, text *scope, text *key,
@@ -50,6 +55,12 @@ extern void claim_lease_arguments(ClaimRequest *claim, Interval *lease,
 								  text *owner, text *state);
 extern bool claim_decide(const ClaimRequest *claim, const Policy *policy,
 						 const Probe *probe, TimestampTz now, Answer *answer);
+extern bool claim_admit(ClaimRequest *claim, const Policy *policy,
+						Store *store, const Probe *probe, TimestampTz now,
+						Answer *answer);
+extern void claim_restrain_replay(ClaimRequest *claim, const Policy *policy,
+								  TimestampTz now, Answer *answer);
+extern void claim_count(const ClaimRequest *claim, const Answer *answer);
 extern bool claim_follows(const Policy *policy, const Probe *probe,
 						  TimestampTz now);
 extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,

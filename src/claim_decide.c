@@ -216,6 +216,14 @@ claim_lease_row(const ClaimRequest *claim, TimestampTz now, KeyRow *row)
 	row->saved_state = (struct varlena *) claim->state;
 }
 
+/* Was the key settled, and is it only forgotten because it has expired? */
+static bool
+claim_is_late(const Policy *policy, const Probe *probe, TimestampTz now)
+{
+	return probe->result == PROBE_ROW && !claim_counts(policy, probe, now) &&
+		(probe->row.state == KEY_SUCCEEDED || probe->row.state == KEY_FAILED);
+}
+
 /*
  * The row that takes the key, and the answer that says so.  What a leased
  * claim writes must be durable before its commit is acknowledged.
@@ -226,6 +234,8 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 {
 	bool		follows = claim_follows(policy, probe, now);
 
+	if (claim_is_late(policy, probe, now))
+		stats_count(claim->slot, STATS_LATE_DUPLICATES, 1);
 	memset(row, 0, sizeof(*row));
 	row->state = KEY_SUCCEEDED;
 	row->claimed_at = now;

@@ -20,6 +20,8 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "idempotency needs PostgreSQL 15 or newer"
@@ -129,6 +131,31 @@ compat_json_untranslatable(JsonParseErrorType error)
 		return true;
 #endif
 	return error == JSON_UNICODE_HIGH_ESCAPE;
+}
+
+/*
+ * What pg_stat_activity shows for a wait of ours: an event of this name, which
+ * *event keeps, where extensions can have their own (17).
+ */
+static inline uint32
+compat_wait_event(uint32 *event, const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	if (*event == 0)
+		*event = WaitEventExtensionNew(name);
+	return *event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* Switch off, in this process, the timeout of transactions (17). */
+static inline void
+compat_no_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#endif
 }
 
 #endif							/* IDEMPOTENCY_COMPAT_H */

@@ -100,3 +100,12 @@ failure_repeats(const KeyRow *row, const Failure *failure, TimestampTz now,
 	failure_answer(row, now, answer);
 	return true;
 }
+
+/* What a settled row is counted as. */
+StatsCounter
+failure_counter(const KeyRow *row)
+{
+	if (row->state == KEY_SUCCEEDED)
+		return STATS_FINISHED;
+	return row->state == KEY_RETRY ? STATS_RETRIED : STATS_FAILED;
+}

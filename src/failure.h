@@ -10,6 +10,7 @@
 
 #include "keyrow.h"
 #include "policy.h"
+#include "stats.h"
 
 #define BACKOFF_MAX			RETENTION_MAX
 #define ERROR_MAX_BYTES		(64 * 1024)
@@ -35,6 +36,7 @@ extern void failure_apply(const Policy *policy, const Failure *failure,
 						  TimestampTz now, int64 retention, KeyRow *row,
 						  FailureAnswer *answer);
 extern void failure_released(const KeyRow *row, FailureAnswer *answer);
+extern StatsCounter failure_counter(const KeyRow *row);
 extern bool failure_repeats(const KeyRow *row, const Failure *failure,
 							TimestampTz now, FailureAnswer *answer);
 

@@ -23,12 +23,15 @@
 #include "port/pg_bswap.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "digest.h"
 #include "errors.h"
 #include "fault.h"
 #include "identity.h"
+
+int64		identity_lock_waited = 0;
 
 #define IDENTITY_LOCK_CLASS 0x1D	/* field 4 of the lock tag */
 
@@ -184,8 +187,15 @@ identity_lock(Identity *identity)
 	LOCKTAG		tag;
 
 	identity_locktag(&tag, identity_id(identity));
-	if (!FAULT_SKIPS("key.lock"))
+	if (FAULT_SKIPS("key.lock"))
+		return;
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		TimestampTz began = GetCurrentTimestamp();
+
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+		identity_lock_waited += GetCurrentTimestamp() - began;
+	}
 }
 
 /* Take the key's lock if it is free; returns whether it was. */

@@ -34,6 +34,9 @@ typedef struct Identity
 	pg_uuid_t	id;
 } Identity;
 
+/* microseconds that this backend has waited for keys' locks */
+extern int64 identity_lock_waited;
+
 extern void identity_make(Identity *identity, text *scope, text *principal,
 						  text *key);
 extern void identity_check_scope(const char *scope, int len);

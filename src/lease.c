@@ -34,6 +34,7 @@
 #include "fault.h"
 #include "key.h"
 #include "lease.h"
+#include "tally.h"
 
 #define RECOVERY_POINT_MAX_BYTES 255
 
@@ -54,6 +55,8 @@ lease_refuse(const OpenKey *key)
 {
 	const KeyRow *row = &key->probe.row;
 
+	stats_count(stats_slot(key->identity->scope, key->identity->scope_len),
+				STATS_FENCE_REFUSED, 1);
 	if (key->probe.own && row->fence == NO_FENCE)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_FENCE_LOST),
@@ -120,6 +123,17 @@ lease_asked_retention(const OpenKey *key, int64 asked)
 	return asked != 0 ? asked : lease_retention(key);
 }
 
+/* Count a settlement, for when it is committed. */
+static void
+lease_count(const OpenKey *key, StatsCounter counter)
+{
+	StatsSlot	slot = stats_slot(key->identity->scope,
+								  key->identity->scope_len);
+
+	tally_settle(slot, breaker_generation_at(slot, key->probe.row.claimed_at),
+				 counter);
+}
+
 /*
  * Write the row as settled at "finished_at" (NO_TIME: given up) and remembered
  * for so long from now.  Only what may be tried again keeps what its last
@@ -136,6 +150,8 @@ lease_settle(OpenKey *key, KeyRow *row, TimestampTz finished_at,
 		keyrow_clear_progress(row);
 	FAULT_POINT("finish.before_update");
 	key_replace(key, row);
+	lease_count(key, finished_at == NO_TIME ? STATS_RELEASED :
+				failure_counter(row));
 	ForceSyncCommit();
 	FAULT_POINT("finish.after_update");
 }
@@ -205,6 +221,7 @@ lease_fail(Identity *identity, int64 fence, const Failure *failure,
 	{
 		failure_released(&row, answer);
 		key_delete(&key);
+		lease_count(&key, STATS_FAILED);
 		ForceSyncCommit();
 	}
 	else
@@ -242,7 +259,10 @@ lease_release(Identity *identity, int64 fence)
 	if (row.state != KEY_RUNNING || !lease_fence_matches(&row, fence))
 		lease_refuse(&key);
 	if (row.attempt == 1)
+	{
 		key_delete(&key);
+		lease_count(&key, STATS_RELEASED);
+	}
 	else
 	{
 		int64		retention = lease_retention(&key);

@@ -17,8 +17,12 @@
  * segment_state remembers for which epoch a segment was emptied or cleaned,
  * and how far a cleaning has come.  It is only written when that changes.
  *
- * Everything runs as the owner of the tables in a security-restricted
- * operation, and evaluates no expression of anybody.
+ * Both are duties (duty.c) with one step per segment: the worker does them if
+ * the server preloads the library, maintain() whenever somebody calls it.
+ *
+ * A step looks at the clock and at the table's size first, and mostly that is
+ * all.  No lock is waited for while another is held, but for the short one on
+ * segment_state, which is asked for before any other.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,33 +30,31 @@
 
 #include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/bufmgr.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/tuplestore.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "duty.h"
 #include "errors.h"
 #include "fault.h"
 #include "guc.h"
 #include "keyrow.h"
+#include "maintain.h"
 #include "ring.h"
 #include "txn.h"
-
-#define TRUNCATE_POLL_MS 5
 
 COMPAT_FUNCTION_INFO(idempotency_maintain);
 
@@ -64,62 +66,64 @@ typedef struct SegmentState
 	int64		next_block;		/* where the next cleaning goes on */
 } SegmentState;
 
-/* columns of maintain(): duty, object, result, amount */
-#define MAINTAIN_COLUMNS 4
+/* columns of segment_state */
+#define STATE_NAME			1
+#define STATE_EPOCH			2
+#define STATE_NEXT_BLOCK	3
 
-/* Report what was done. */
-static void
-maintain_report(ReturnSetInfo *result, const char *duty, Segment segment,
-				const char *what, int64 amount)
+/* OID of segment_state. */
+static Oid
+maintain_state_table(void)
 {
-	Datum		values[MAINTAIN_COLUMNS];
-	bool		isnull[MAINTAIN_COLUMNS] = {0};
+	Oid			schema = get_namespace_oid(IDEMPOTENCY_SCHEMA, false);
+	Oid			relid = get_relname_relid("segment_state", schema);
 
-	values[0] = CStringGetTextDatum(duty);
-	values[1] = CStringGetTextDatum(segment_name(segment));
-	values[2] = CStringGetTextDatum(what);
-	values[3] = Int64GetDatum(amount);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, isnull);
+	if (!OidIsValid(relid))
+		elog(ERROR, "segment_state is missing");
+	return relid;
 }
 
-/* Execute one of our own statements; raises what it raises. */
-static void
-maintain_execute(const char *command, int nargs, Oid *types, Datum *values,
-				 int expected)
-{
-	int			code = SPI_execute_with_args(command, nargs, types, values,
-											 NULL, false, 0);
-
-	if (code != expected)
-		elog(ERROR, "maintenance statement failed: %s",
-			 SPI_result_code_string(code));
-}
-
-/* Read what is remembered of a segment. */
+/*
+ * Read what is remembered of a segment.  Directly, since this is done in each
+ * round for each segment that isn't empty.
+ */
 static SegmentState
 maintain_read_state(Segment segment)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(segment_name(segment))};
+	Relation	rel = table_open(maintain_state_table(), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
 	SegmentState state = {0};
+	HeapTuple	tuple;
 
-	maintain_execute("SELECT s.epoch, s.next_block "
-					 "FROM idempotency.segment_state AS s "
-					 "WHERE s.name OPERATOR(pg_catalog.=) $1",
-					 1, types, values, SPI_OK_SELECT);
-	if (SPI_processed > 0)
+	while (!state.known && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
+		char	   *name = TextDatumGetCString(heap_getattr(tuple, STATE_NAME,
+															desc, &isnull));
 
-		state.known = true;
-		state.epoch = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
-		state.next_block = DatumGetInt64(SPI_getbinval(tuple, desc, 2,
-													   &isnull));
+		state.known = strcmp(name, segment_name(segment)) == 0;
+		pfree(name);
+		if (!state.known)
+			continue;
+		state.epoch = DatumGetInt64(heap_getattr(tuple, STATE_EPOCH, desc,
+												 &isnull));
+		state.next_block = DatumGetInt64(heap_getattr(tuple, STATE_NEXT_BLOCK,
+													  desc, &isnull));
 	}
-	SPI_freetuptable(SPI_tuptable);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
 	return state;
+}
+
+/* Was the segment emptied or cleaned for this epoch? */
+static bool
+maintain_is_clean(Segment segment, int64 epoch)
+{
+	SegmentState state = maintain_read_state(segment);
+
+	return state.known && state.epoch >= epoch;
 }
 
 /* Remember a segment's new state. */
@@ -133,74 +137,106 @@ maintain_write_state(Segment segment, int64 epoch, int64 next_block)
 		Int64GetDatum(next_block)
 	};
 
-	maintain_execute("INSERT INTO idempotency.segment_state AS s "
-					 "(name, epoch, next_block) VALUES ($1, $2, $3) "
-					 "ON CONFLICT (name) DO UPDATE "
-					 "SET epoch = EXCLUDED.epoch, "
-					 "next_block = EXCLUDED.next_block",
-					 3, types, values, SPI_OK_INSERT);
+	duty_execute("INSERT INTO idempotency.segment_state AS s "
+				 "(name, epoch, next_block) VALUES ($1, $2, $3) "
+				 "ON CONFLICT (name) DO UPDATE "
+				 "SET epoch = EXCLUDED.epoch, "
+				 "next_block = EXCLUDED.next_block",
+				 3, types, values, SPI_OK_INSERT);
 }
 
 /*
- * Try for a lock on the segment's table, without ever queuing, for as long as
- * idempotency.maintain_lock_timeout says.
+ * Open a segment's table with a lock that is only tried for.  Returns NULL if
+ * the lock isn't to be had, which is reported, or the table was dropped.
+ * Raises 55000 if the table can't be written directly.
  */
-static bool
-maintain_lock(Oid relid, LOCKMODE mode)
+static Relation
+maintain_open(Segment segment, LOCKMODE mode)
 {
-	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									guc_maintain_lock_timeout);
+	Oid			relid = catalog_segment_table(segment);
+	Relation	rel;
 
-	for (;;)
+	if (!duty_lock(relid, mode))
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (ConditionalLockRelationOid(relid, mode))
-			return true;
-		if (GetCurrentTimestamp() >= deadline)
-			return false;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 TRUNCATE_POLL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		duty_report(segment_name(segment), "busy", 0);
+		return NULL;
 	}
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		UnlockRelationOid(relid, mode);
+	else
+		catalog_require_plain(rel, segment);
+	return rel;
 }
 
 /*
- * Truncate a segment whose epoch is over.  The lock is held until the
+ * Bytes of a segment's table; 0 also if that can't be had now.  Raises 55000
+ * if it can't be written directly.
+ */
+static int64
+maintain_size(Segment segment)
+{
+	Relation	rel = maintain_open(segment, AccessShareLock);
+	int64		bytes;
+
+	if (rel == NULL)
+		return 0;
+	bytes = (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	relation_close(rel, AccessShareLock);
+	return bytes;
+}
+
+/*
+ * Get hold of what a change of the segment needs: segment_state, and the
+ * segment's table in this mode.  Returns NULL if either isn't to be had.  Both
+ * locks are kept until the transaction ends.
+ */
+static Relation
+maintain_open_to_change(Segment segment, LOCKMODE mode)
+{
+	if (!duty_lock(maintain_state_table(), RowExclusiveLock))
+	{
+		duty_report(segment_name(segment), "busy", 0);
+		return NULL;
+	}
+	return maintain_open(segment, mode);
+}
+
+/*
+ * Duty: truncate a segment whose epoch is over.  The lock is held until the
  * transaction ends, as after any TRUNCATE.
  */
 static void
-maintain_rotate(Segment segment, ReturnSetInfo *result)
+maintain_rotate(int segment)
 {
-	Oid			relid = catalog_segment_table(segment);
-	Relation	rel = table_open(relid, AccessShareLock);
-	int64		bytes = (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	int64		bytes;
 	TimestampTz now;
+	Relation	rel;
 	char	   *command;
 
-	catalog_require_plain(rel, segment);
-	table_close(rel, AccessShareLock);
-	if (bytes == 0 || !ring_may_truncate(segment, clock_now()))
+	if (!ring_may_truncate(segment, clock_now()))
 		return;
-	if (!maintain_lock(relid, AccessExclusiveLock))
-	{
-		maintain_report(result, "rotate", segment, "busy", 0);
+	bytes = maintain_size(segment);
+	if (bytes == 0)
 		return;
-	}
+	rel = maintain_open_to_change(segment, AccessExclusiveLock);
+	if (rel == NULL)
+		return;
+	relation_close(rel, NoLock);
 	now = clock_now();
 	if (!ring_may_truncate(segment, now))
 	{
-		UnlockRelationOid(relid, AccessExclusiveLock);
+		UnlockRelationOid(catalog_segment_table(segment),
+						  AccessExclusiveLock);
 		return;
 	}
 	FAULT_POINT("sweep.after_select");
 	command = psprintf("TRUNCATE TABLE ONLY %s.%s", IDEMPOTENCY_SCHEMA,
 					   segment_name(segment));
-	maintain_execute(command, 0, NULL, NULL, SPI_OK_UTILITY);
+	duty_execute(command, 0, NULL, NULL, SPI_OK_UTILITY);
 	maintain_write_state(segment,
 						 ring_segment_epoch(segment, now) + RING_SLOTS, 0);
-	maintain_report(result, "rotate", segment, "truncated", bytes);
+	duty_report(segment_name(segment), "truncated", bytes);
 }
 
 /*
@@ -262,62 +298,48 @@ maintain_clean_pages(Relation rel, BlockNumber first, TimestampTz deletable,
 }
 
 /*
- * Clean a segment in use of leftovers, unless it was emptied or cleaned for
- * its present epoch already.
+ * Duty: clean a segment in use of leftovers, unless it was emptied or cleaned
+ * for its present epoch already.
  */
 static void
-maintain_clean(Segment segment, int64 epoch, ReturnSetInfo *result)
+maintain_clean(int segment)
 {
-	Oid			relid = catalog_segment_table(segment);
-	SegmentState state = maintain_read_state(segment);
+	TimestampTz now = clock_now();
+	int64		epoch = ring_segment_epoch(segment, now);
+	int64		deleted = 0;
+	SegmentState state;
 	Relation	rel;
 	BlockNumber next;
-	int64		deleted = 0;
 
-	if (state.known && state.epoch >= epoch)
+	if (epoch < ring_epoch(ring_of(segment), now) ||
+		maintain_size(segment) == 0 || maintain_is_clean(segment, epoch))
 		return;
 	/* conflicts with itself, so that one session cleans, but with no claim */
-	if (!maintain_lock(relid, ShareUpdateExclusiveLock))
-	{
-		maintain_report(result, "clean", segment, "busy", 0);
+	rel = maintain_open_to_change(segment, ShareUpdateExclusiveLock);
+	if (rel == NULL)
 		return;
-	}
-	rel = table_open(relid, RowExclusiveLock);
-	catalog_require_plain(rel, segment);
-	if (state.next_block == 0 && RelationGetNumberOfBlocks(rel) == 0)
-		next = MaxBlockNumber;	/* nothing to do, nothing to remember */
-	else
-		next = maintain_clean_pages(rel, (BlockNumber) state.next_block,
-									ring_deletable(ring_of(segment),
-												   clock_now()), &deleted);
-	table_close(rel, NoLock);
-	if (next == MaxBlockNumber)
-		return;
+	state = maintain_read_state(segment);
+	next = maintain_clean_pages(rel, (BlockNumber) state.next_block,
+								ring_deletable(ring_of(segment), clock_now()),
+								&deleted);
+	relation_close(rel, NoLock);
 	if (next == InvalidBlockNumber)
 		maintain_write_state(segment, epoch, 0);
 	else
 		maintain_write_state(segment, state.known ? state.epoch : epoch - 1,
 							 next);
 	if (deleted > 0 || next != InvalidBlockNumber)
-		maintain_report(result, "clean", segment,
-						next == InvalidBlockNumber ? "done" : "continues",
-						deleted);
+		duty_report(segment_name(segment),
+					next == InvalidBlockNumber ? "done" : "continues",
+					deleted);
 }
 
-/* One round over all segments. */
-static void
-maintain_round(ReturnSetInfo *result)
+/* Register the two duties; called once from _PG_init. */
+void
+maintain_init(void)
 {
-	for (Segment segment = 0; segment < SEGMENT_COUNT; segment++)
-	{
-		TimestampTz now = clock_now();
-		int64		epoch = ring_segment_epoch(segment, now);
-
-		if (epoch < ring_epoch(ring_of(segment), now))
-			maintain_rotate(segment, result);
-		else
-			maintain_clean(segment, epoch, result);
-	}
+	duty_register("rotate", SEGMENT_COUNT, maintain_rotate);
+	duty_register("clean", SEGMENT_COUNT, maintain_clean);
 }
 
 /*
@@ -327,11 +349,6 @@ maintain_round(ReturnSetInfo *result)
 Datum
 idempotency_maintain(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			user;
-	int			context;
-	int			nesting;
-
 	catalog_check_writable("maintain()");
 	if (txn_has_claims())
 		ereport(ERROR,
@@ -339,19 +356,11 @@ idempotency_maintain(PG_FUNCTION_ARGS)
 				 errmsg("maintain() cannot run in a transaction that has claimed a key"),
 				 errhint("Call it in a transaction of its own.")));
 	InitMaterializedSRF(fcinfo, 0);
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(catalog_owner(),
-						   context | SECURITY_RESTRICTED_OPERATION);
-	nesting = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	maintain_round(result);
-	SPI_finish();
-	AtEOXact_GUC(false, nesting);
-	SetUserIdAndSecContext(user, context);
+	for (int n = 0; n < duty_count(); n++)
+	{
+		for (int step = 0; step < duty_get(n)->steps; step++)
+			duty_run(duty_get(n), step,
+					 (ReturnSetInfo *) fcinfo->resultinfo);
+	}
 	return (Datum) 0;
 }

@@ -10,13 +10,17 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "breaker.h"
 #include "catalog.h"
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
+#include "limit.h"
+#include "note.h"
 #include "policy.h"
 #include "shmem.h"
 #include "stats.h"
+#include "tally.h"
 #include "txn.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -39,4 +43,8 @@ _PG_init(void)
 	txn_init();
 	shmem_init();
 	stats_init();
+	breaker_init();
+	limit_init();
+	note_init();
+	tally_init();
 }

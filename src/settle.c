@@ -29,6 +29,7 @@
 #include "key.h"
 #include "lease.h"
 #include "settle.h"
+#include "tally.h"
 #include "txn.h"
 
 #define TAG_MAX_BYTES		255
@@ -180,6 +181,16 @@ settle_retention(const Settle *settle, int64 asked)
 	return Min(settle->claim->state.retention, settle->policy.retention);
 }
 
+/* Count the settlement, for when it is committed. */
+static void
+settle_count(const Identity *identity, const KeyRow *row)
+{
+	StatsSlot	slot = stats_slot(identity->scope, identity->scope_len);
+
+	tally_settle(slot, breaker_generation_at(slot, row->claimed_at),
+				 failure_counter(row));
+}
+
 /*
  * Write the settled row and note it; then let go of everything.
  */
@@ -203,6 +214,7 @@ settle_write(Settle *settle, int64 retention)
 									&settle->row, segment, &state.place);
 	state.settled = true;
 	txn_change(settle->claim, &state);
+	settle_count(settle->identity, &settle->row);
 	FAULT_POINT("finish.after_update");
 }
 
@@ -283,6 +295,8 @@ settle_release_row(Settle *settle)
 		store_delete(&settle->store, &state.place);
 	state.held = false;
 	txn_change(settle->claim, &state);
+	tally_settle(stats_slot(settle->identity->scope,
+							settle->identity->scope_len), 0, STATS_RELEASED);
 }
 
 /* Settle with an error. */

@@ -432,14 +432,13 @@ store_delete(Store *store, const KeyPlace *place)
 
 /* Show a segment's running rows of a scope to the visitor. */
 static void
-store_visit_segment(Store *store, StoreSegment *seg, text *scope,
+store_visit_segment(StoreSegment *seg, text *scope, Snapshot snapshot,
 					StoreVisitor visit, void *arg)
 {
 	Relation	index = index_open(catalog_segment_running_index(seg->segment),
 								   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(seg->heap, NULL);
-	IndexScanDesc scan = compat_index_beginscan(seg->heap, index,
-												store->snapshot);
+	IndexScanDesc scan = compat_index_beginscan(seg->heap, index, snapshot);
 	ScanKeyData key;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ,
@@ -454,7 +453,9 @@ store_visit_segment(Store *store, StoreSegment *seg, text *scope,
 
 		CHECK_FOR_INTERRUPTS();
 		keyrow_deform(RelationGetDescr(seg->heap), tuple, &row, &identity);
-		visit(&identity, &row, arg);
+		visit(&identity, &row,
+			  TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)),
+			  arg);
 		heap_freetuple(tuple);
 	}
 	index_endscan(scan);
@@ -463,18 +464,18 @@ store_visit_segment(Store *store, StoreSegment *seg, text *scope,
 }
 
 /*
- * Show all running rows of a scope that the store's snapshot sees, expired or
- * not, to the visitor, in no order.  No key is locked: whoever wants to write
+ * Show all running rows of a scope that the snapshot sees, expired or not, to
+ * the visitor, in no order.  No key is locked: whoever wants to write
  * one looks again.
  */
 void
 store_visit_running(Store *store, const char *scope, int scope_len,
-					StoreVisitor visit, void *arg)
+					Snapshot snapshot, StoreVisitor visit, void *arg)
 {
 	text	   *name = cstring_to_text_with_len(scope, scope_len);
 
 	for (int i = 0; i < store->nsegments; i++)
-		store_visit_segment(store, &store->segments[i], name, visit, arg);
+		store_visit_segment(&store->segments[i], name, snapshot, visit, arg);
 }
 
 /*

@@ -65,9 +65,12 @@ typedef struct Probe
 	KeyRow		row;
 } Probe;
 
-/* is shown a row of a scope that is running; both end with the call */
+/*
+ * Is shown a row of a scope that is running, and whether this transaction
+ * wrote it; the row and the identity end with the call.
+ */
 typedef void (*StoreVisitor) (const Identity *identity, const KeyRow *row,
-							  void *arg);
+							  bool own, void *arg);
 
 extern void store_open(Store *store, const Policy *policy, LOCKMODE lockmode,
 					   Snapshot snapshot);
@@ -91,7 +94,8 @@ extern KeyPlace store_rewrite(Store *store, Identity *identity,
 							  const KeyRow *row, const KeyPlace *old);
 extern void store_delete(Store *store, const KeyPlace *place);
 extern void store_visit_running(Store *store, const char *scope, int scope_len,
-								StoreVisitor visit, void *arg);
+								Snapshot snapshot, StoreVisitor visit,
+								void *arg);
 extern void store_close(Store *store);
 extern text *store_detoast(struct varlena *value);
 

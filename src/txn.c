@@ -26,6 +26,8 @@
 
 #include "compat.h"
 #include "errors.h"
+#include "note.h"
+#include "tally.h"
 #include "txn.h"
 
 /* up to this many claims are found by walking the list */
@@ -57,6 +59,7 @@ typedef struct TxnState
 	TxnClaim   *claims;			/* newest first */
 	int			nclaims;
 	int			nunsettled;		/* claims that a commit is refused for */
+	bool		commit_settles; /* a claim that commit settles was made */
 	bool		wrote_unnoted;	/* a claim settled itself, and has no note */
 	HTAB	   *index;			/* once there are more than TXN_LIST_MAX */
 	TxnRecord  *records;
@@ -82,6 +85,7 @@ txn_set(TxnClaim *claim, const TxnClaimState *state)
 {
 	txn.nunsettled += (int) txn_is_unsettled(state) -
 		(int) txn_is_unsettled(&claim->state);
+	txn.commit_settles |= state->commit_settles;
 	claim->state = *state;
 }
 
@@ -250,6 +254,35 @@ txn_require_settled(void)
 	}
 }
 
+/* Count the claims that this commit settles. */
+static void
+txn_count_settled(void)
+{
+	for (TxnClaim *claim = txn.commit_settles ? txn.claims : NULL; claim;
+		 claim = claim->next)
+	{
+		StatsSlot	slot;
+
+		if (!claim->state.held || claim->state.settled)
+			continue;
+		slot = stats_slot(claim->identity->scope, claim->identity->scope_len);
+		tally_settle(slot, breaker_generation_at(slot,
+												 claim->state.claimed_at),
+					 STATS_FINISHED);
+	}
+}
+
+/* Note that a claim is being rolled back. */
+static void
+txn_note_abort(const TxnClaim *claim)
+{
+	Identity   *identity = claim->identity;
+
+	note_abort(identity_id(identity),
+			   stats_slot(identity->scope, identity->scope_len),
+			   claim->state.attempt, claim->state.claimed_at);
+}
+
 /* Forget everything; the memory goes with the transaction's context. */
 static void
 txn_reset(void)
@@ -266,9 +299,17 @@ txn_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
 			txn_require_settled();
+			txn_count_settled();
+			break;
+		case XACT_EVENT_ABORT:
+			for (TxnClaim *claim = txn.claims; claim; claim = claim->next)
+			{
+				if (claim->state.held)
+					txn_note_abort(claim);
+			}
+			txn_reset();
 			break;
 		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			txn_reset();
 			break;
@@ -289,6 +330,8 @@ txn_undo_frame(void)
 	{
 		TxnRecord  *record = &txn.records[--txn.nrecords];
 
+		if (record->claim->state.held && !record->before.held)
+			txn_note_abort(record->claim);
 		txn_set(record->claim, &record->before);
 	}
 }

@@ -23,8 +23,8 @@ my @layers = (
 		clock ring)],										# 1: pure
 	[qw(catalog shmem)],									# 2: what a backend shares
 	[qw(policy configure fence stats watermark)],			# 3: settings and counts
-	[qw(keyrow store ledger breaker)],						# 4: rows
-	[qw(txn)],												# 5: what this transaction holds
+	[qw(keyrow store ledger breaker limit note)],						# 4: rows
+	[qw(txn tally)],												# 5: what this transaction holds
 	[qw(answer claim failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
 	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
@@ -39,6 +39,7 @@ my %sibling = (
 	guc       => [qw(clock fault)],
 	configure => [qw(policy)],
 	store     => [qw(keyrow)],
+	txn       => [qw(tally)],
 	claim     => [qw(answer)],
 	failure   => [qw(answer)],
 	settle    => [qw(answer failure key lease)],

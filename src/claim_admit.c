@@ -1,0 +1,137 @@
+/*-------------------------------------------------------------------------
+ *
+ * claim_admit.c
+ *		What holds a claim back that is about to execute, or a duplicate that
+ *		is about to be replayed: limits and the circuit breaker; and what is
+ *		counted of a claim.
+ *
+ * Asked under the key's lock, after the decision that nothing else stands
+ * against it.  Without shared memory nothing is held back, or counted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/snapmgr.h"
+
+#include "claim.h"
+#include "guc.h"
+#include "limit.h"
+#include "tally.h"
+
+/* leases that are running */
+typedef struct Leases
+{
+	TimestampTz now;
+	int64		running;
+} Leases;
+
+/* A StoreVisitor: count what is running, but for what limit_enter() counts. */
+static void
+claim_visit_lease(const Identity *identity, const KeyRow *row, bool own,
+				  void *arg)
+{
+	Leases	   *leases = arg;
+
+	if (!own && row->lease_until > leases->now)
+		leases->running++;
+}
+
+/* How many leases of the scope are committed and running? */
+static int64
+claim_running_leases(const ClaimRequest *claim, Store *store, TimestampTz now)
+{
+	Leases		leases = {now, 0};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	store_visit_running(store, claim->identity.scope,
+						claim->identity.scope_len, snapshot,
+						claim_visit_lease, &leases);
+	UnregisterSnapshot(snapshot);
+	return leases.running;
+}
+
+/* The claim has to come again, at this moment. */
+static bool
+claim_hold_back(Answer *answer, const char *reason, TimestampTz now,
+				TimestampTz retry_at)
+{
+	answer_init(answer, OUTCOME_RETRY_LATER);
+	answer->reason = reason;
+	answer->retry_after_ms = retry_at == DT_NOEND ? guc_busy_retry_after :
+		Max(answer_ms(retry_at - now), 1);
+	return false;
+}
+
+/*
+ * May the claim execute?  Counts it as running if so; else the answer is
+ * retry_later.  An attempt whose lease has run out counts as a failure.
+ */
+bool
+claim_admit(ClaimRequest *claim, const Policy *policy, Store *store,
+			const Probe *probe, TimestampTz now, Answer *answer)
+{
+	const Restraint *restraint = &policy->restraint;
+	TimestampTz retry_at = DT_NOEND;
+	const char *reason = NULL;
+	int64		running;
+
+	if (claim->slot == STATS_NO_SLOT)
+		return true;
+	if (claim_follows(policy, probe, now) && probe->row.state == KEY_RUNNING)
+		breaker_result(claim->slot,
+					   breaker_generation_at(claim->slot,
+											 probe->row.claimed_at),
+					   false, 1);
+	running = limit_enter(claim->slot);
+	if (restraint->limit_running > 0 &&
+		running + claim_running_leases(claim, store, now) >
+		restraint->limit_running)
+		reason = "limit_running";
+	else if (!limit_rate(claim->slot, restraint, now, &retry_at))
+		reason = "limit_claims";
+	else if (!breaker_admit(claim->slot, restraint, now,
+							claim->has_lease ? claim->lease : 0,
+							&claim->generation, &retry_at))
+		reason = "breaker_open";
+	if (reason)
+	{
+		limit_leave(claim->slot, 1);
+		return claim_hold_back(answer, reason, now, retry_at);
+	}
+	tally_claim(claim->slot, claim->generation,
+				claim->settles ? STATS_FINISHED : STATS_NONE);
+	return true;
+}
+
+/* A duplicate has an answer; has it had it too often in this interval? */
+void
+claim_restrain_replay(ClaimRequest *claim, const Policy *policy,
+					  TimestampTz now, Answer *answer)
+{
+	TimestampTz retry_at;
+
+	if (answer->outcome == OUTCOME_REPLAY &&
+		!limit_replay(identity_id(&claim->identity), &policy->restraint, now,
+					  &retry_at))
+		(void) claim_hold_back(answer, "limit_replays", now, retry_at);
+}
+
+/* Count what a claim was answered. */
+void
+claim_count(const ClaimRequest *claim, const Answer *answer)
+{
+	static const StatsCounter counters[] = {
+		[OUTCOME_EXECUTE] = STATS_EXECUTED,
+		[OUTCOME_RESUME] = STATS_RESUMED,
+		[OUTCOME_REPLAY] = STATS_REPLAYED,
+		[OUTCOME_IN_PROGRESS] = STATS_IN_PROGRESS,
+		[OUTCOME_MISMATCH] = STATS_MISMATCHED,
+		[OUTCOME_RETRY_LATER] = STATS_RETRY_LATER,
+		[OUTCOME_EXHAUSTED] = STATS_EXHAUSTED,
+		[OUTCOME_INDETERMINATE] = STATS_INDETERMINATE,
+		[OUTCOME_EXPIRED] = STATS_EXPIRED
+	};
+
+	stats_count(claim->slot, counters[answer->outcome], 1);
+}
