@@ -19,14 +19,16 @@ MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
-	claim_decide configure configure_show digest es6number failure fault fence guc identity \
-	jsontree key keyrow lease limit lookup maintain module note operator policy ring run settle \
-	shmem stats store store_open tally trigger txn
+	claim_decide configure configure_show digest duty es6number failure fault fence guc \
+	health history identity jsontree key keyrow launcher lease limit lookup maintain module \
+	note operator policy ring roster run settle shmem stats store store_open tally trigger \
+	txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
-	lookup trigger maintain stats breaker note
+	lookup trigger maintain stats breaker note worker \
+	health
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md

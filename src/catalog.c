@@ -74,6 +74,8 @@ static struct
 static ResultDesc result_descs[RESULT_DESCS];
 static bool result_descs_valid = false;
 
+void		(*catalog_loaded_hook) (void) = NULL;
+
 /* One of our relations changed (relid), or anything may have (InvalidOid). */
 static void
 catalog_relation_changed(Datum arg, Oid relid)
@@ -207,6 +209,8 @@ catalog_load(void)
 		catalog.seen_empty[i] = PG_INT64_MIN;
 	}
 	catalog.valid = true;
+	if (catalog_loaded_hook)
+		catalog_loaded_hook();
 }
 
 /* OID of the policy table. */

@@ -19,6 +19,9 @@
 #define IDEMPOTENCY_SCHEMA	"idempotency"
 #define IDEMPOTENCY_VERSION "0.1.0"
 
+/* called when a backend has loaded the catalog; may be NULL */
+extern void (*catalog_loaded_hook) (void);
+
 extern void catalog_init(void);
 extern Oid	catalog_policy_table(void);
 extern Oid	catalog_segment_table(Segment segment);

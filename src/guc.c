@@ -32,6 +32,12 @@ int			guc_maintain_pages = 4096;
 /* How many scopes, of all databases, have statistics of their own? */
 int			guc_max_scopes = 256;
 
+/* How many databases can have a worker? */
+int			guc_max_databases = 64;
+
+/* How often does a worker look for something to do? */
+int			guc_naptime = 1000;
+
 /* Define the settings that size shared memory; without it they don't exist. */
 static void
 guc_init_preloaded(void)
@@ -43,6 +49,14 @@ guc_init_preloaded(void)
 							"Further ones share a place.",
 							&guc_max_scopes,
 							256,	/* default */
+							1, 65536,	/* range */
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.max_databases",
+							"Databases that can have a worker.",
+							"Each worker that runs takes one of max_worker_processes, too.",
+							&guc_max_databases,
+							64, /* default */
 							1, 65536,	/* range */
 							PGC_POSTMASTER, 0,
 							NULL, NULL, NULL);	/* hooks */
@@ -83,6 +97,14 @@ guc_init(void)
 							4096,	/* default: 32 MB */
 							1, INT_MAX, /* range */
 							PGC_SUSET, 0,
+							NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.naptime",
+							"Time from one round of a database's worker to the next.",
+							"There are workers only if the server preloads the library.",
+							&guc_naptime,
+							1000,	/* default: 1 s */
+							100, 60 * 60 * 1000,	/* range */
+							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);	/* hooks */
 	guc_init_preloaded();
 }

@@ -15,9 +15,13 @@
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
+#include "history.h"
+#include "launcher.h"
 #include "limit.h"
+#include "maintain.h"
 #include "note.h"
 #include "policy.h"
+#include "roster.h"
 #include "shmem.h"
 #include "stats.h"
 #include "tally.h"
@@ -46,5 +50,9 @@ _PG_init(void)
 	breaker_init();
 	limit_init();
 	note_init();
+	history_init();
 	tally_init();
+	roster_init();
+	maintain_init();
+	launcher_init();
 }

@@ -102,6 +102,13 @@ ring_epoch(Ring ring, TimestampTz at)
 	return at % width < 0 ? epoch - 1 : epoch;
 }
 
+/* When an epoch begins. */
+TimestampTz
+ring_epoch_begin(Ring ring, int64 epoch)
+{
+	return epoch * rings[ring].width;
+}
+
 /* The segment that serves an epoch. */
 Segment
 ring_segment(Ring ring, int64 epoch)

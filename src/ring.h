@@ -43,6 +43,7 @@ extern Ring ring_of(Segment segment);
 extern const char *ring_name(Ring ring);
 extern const char *segment_name(Segment segment);
 extern int64 ring_epoch(Ring ring, TimestampTz at);
+extern TimestampTz ring_epoch_begin(Ring ring, int64 epoch);
 extern Segment ring_segment(Ring ring, int64 epoch);
 extern Segment ring_segment_at(Ring ring, TimestampTz expires_at);
 extern int64 ring_segment_epoch(Segment segment, TimestampTz now);

@@ -232,6 +232,13 @@ stats_count(StatsSlot slot, StatsCounter counter, uint64 n)
 								n);
 }
 
+/* How often something was counted. */
+uint64
+stats_read(StatsSlot slot, StatsCounter counter)
+{
+	return pg_atomic_read_u64(&stats_area->slots[slot].counters[counter]);
+}
+
 /* The class of a latency. */
 static int
 stats_latency_class(int64 usec)

@@ -1,0 +1,183 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.c
+ *		The last hour of a scope's duplicates, minute by minute.
+ *
+ * Whether a rate of duplicates is unusual can only be said beside the scope's
+ * own past.  The worker takes a sample of the statistics every minute; here
+ * the last HISTORY_SAMPLES of each scope are kept, and compared with what has
+ * been counted since.
+ *
+ * Locking: one area's lock; the worker of a database writes, whoever looks
+ * reads.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "compat.h"
+#include "history.h"
+#include "shmem.h"
+#include "stats.h"
+
+#define HISTORY_SAMPLES	60
+#define HISTORY_RECENT	5		/* the latest of them are "now" */
+#define HISTORY_EVERY	USECS_PER_MINUTE
+
+COMPAT_FUNCTION_INFO(idempotency_duplicate_rates);
+
+/* what had been counted at a moment */
+typedef struct HistorySample
+{
+	uint64		claims;			/* executed, resumed or replayed */
+	uint64		replays;
+} HistorySample;
+
+typedef struct History
+{
+	int			n;
+	HistorySample samples[HISTORY_SAMPLES]; /* oldest first */
+} History;
+
+typedef struct HistoryArea
+{
+	LWLock	   *lock;
+	History		histories[FLEXIBLE_ARRAY_MEMBER];	/* by slot */
+} HistoryArea;
+
+static HistoryArea *history_area = NULL;
+
+/* Bytes of shared memory. */
+static Size
+history_size(void)
+{
+	return offsetof(HistoryArea, histories) + stats_slots() * sizeof(History);
+}
+
+/* Make the area. */
+static void
+history_init_area(void *area, LWLock *lock)
+{
+	history_area = area;
+	memset(history_area, 0, history_size());
+	history_area->lock = lock;
+}
+
+/* Ask for the area; called once from _PG_init. */
+void
+history_init(void)
+{
+	shmem_register("idempotency history", history_size, history_init_area,
+				   (void **) &history_area);
+}
+
+/* What is counted at this moment. */
+static HistorySample
+history_now(StatsSlot slot)
+{
+	HistorySample now;
+
+	now.replays = stats_read(slot, STATS_REPLAYED);
+	now.claims = now.replays + stats_read(slot, STATS_EXECUTED) +
+		stats_read(slot, STATS_RESUMED);
+	return now;
+}
+
+/* Add a sample to a scope's; what was reset meanwhile begins anew. */
+static void
+history_add(History *history, HistorySample sample)
+{
+	if (history->n > 0 &&
+		history->samples[history->n - 1].claims > sample.claims)
+		history->n = 0;
+	if (history->n == HISTORY_SAMPLES)
+		memmove(history->samples, history->samples + 1,
+				--history->n * sizeof(HistorySample));
+	history->samples[history->n++] = sample;
+}
+
+/*
+ * Take a sample of each scope of this database, if it is time.  For the worker
+ * of the database.
+ */
+void
+history_sample(void)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			database;
+	const char *scope;
+	int			scope_len;
+
+	if (history_area == NULL ||
+		(now < last + HISTORY_EVERY && now >= last))
+		return;
+	last = now;
+	LWLockAcquire(history_area->lock, LW_EXCLUSIVE);
+	for (StatsSlot i = 1;
+		 stats_slot_name(i, &database, &scope, &scope_len); i++)
+	{
+		if (database == MyDatabaseId)
+			history_add(&history_area->histories[i], history_now(i));
+	}
+	LWLockRelease(history_area->lock);
+}
+
+/* The part of duplicates among the claims between two samples. */
+static double
+history_rate(HistorySample from, HistorySample to)
+{
+	return to.claims > from.claims ?
+		(double) (to.replays - from.replays) / (to.claims - from.claims) : 0;
+}
+
+/*
+ * duplicate_rates() returns setof record: scope, recent_claims, recent_rate,
+ * hour_claims, hour_rate
+ */
+Datum
+idempotency_duplicate_rates(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			database;
+	const char *scope;
+	int			scope_len;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (StatsSlot i = 1;
+		 history_area && stats_slot_name(i, &database, &scope, &scope_len);
+		 i++)
+	{
+		History		history;
+		HistorySample now;
+		HistorySample first;
+		HistorySample recent;
+		Datum		values[5];
+		bool		isnull[5] = {0};
+
+		LWLockAcquire(history_area->lock, LW_SHARED);
+		history = history_area->histories[i];
+		LWLockRelease(history_area->lock);
+		now = history_now(i);
+		if (database != MyDatabaseId || history.n == 0 ||
+			history.samples[history.n - 1].claims > now.claims)
+			continue;
+		first = history.samples[0];
+		recent = history.samples[Max(history.n - HISTORY_RECENT, 0)];
+		values[0] = PointerGetDatum(cstring_to_text_with_len(scope,
+															 scope_len));
+		values[1] = Int64GetDatum((int64) (now.claims - recent.claims));
+		values[2] = Float8GetDatum(history_rate(recent, now));
+		values[3] = Int64GetDatum((int64) (recent.claims - first.claims));
+		values[4] = Float8GetDatum(history_rate(first, recent));
+		tuplestore_putvalues(result->setResult, result->setDesc, values,
+							 isnull);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.h
+ *		The last hour of a scope's duplicates, minute by minute.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_HISTORY_H
+#define IDEMPOTENCY_HISTORY_H
+
+extern void history_init(void);
+extern void history_sample(void);
+
+#endif							/* IDEMPOTENCY_HISTORY_H */

@@ -1,0 +1,114 @@
+-- What an operator looks at first.
+CREATE FUNCTION idempotency.preloaded()
+RETURNS pg_catalog.bool
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_preloaded';
+COMMENT ON FUNCTION idempotency.preloaded IS
+	'whether the library is in shared_preload_libraries, so that there are a worker, statistics, breakers and limits';
+-- tells how the server is set up; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.preloaded FROM PUBLIC;
+
+CREATE FUNCTION idempotency.segments(
+	OUT segment pg_catalog.text,
+	OUT ring pg_catalog.text,
+	OUT begins_at pg_catalog.timestamptz,
+	OUT ends_at pg_catalog.timestamptz,
+	OUT bytes pg_catalog.int8)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'idempotency_segments';
+COMMENT ON FUNCTION idempotency.segments IS
+	'the tables of keys: keys that expire from begins_at to ends_at are in this one; it is emptied after that';
+-- tells how much is stored; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.segments FROM PUBLIC;
+
+CREATE FUNCTION idempotency.duplicate_rates(
+	OUT scope pg_catalog.text,
+	OUT recent_claims pg_catalog.int8,
+	OUT recent_rate pg_catalog.float8,
+	OUT hour_claims pg_catalog.int8,
+	OUT hour_rate pg_catalog.float8)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_duplicate_rates';
+COMMENT ON FUNCTION idempotency.duplicate_rates IS
+	'which part of a scope''s claims were duplicates in the last five minutes, and in the hour before; needs the worker';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.duplicate_rates FROM PUBLIC;
+
+CREATE VIEW idempotency.alerts AS
+SELECT a.name, a.severity, a.scope, a.value, a.threshold, a.since
+FROM (
+	SELECT 'worker_absent', 'warning', NULL::pg_catalog.text,
+		1::pg_catalog.float8, 0::pg_catalog.float8, NULL::pg_catalog.timestamptz
+	WHERE NOT EXISTS (SELECT FROM idempotency.workers AS w
+		WHERE w.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
+			AND w.pid IS NOT NULL)
+	UNION ALL
+	SELECT 'rotation_late', 'warning', s.segment,
+		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) s.ends_at)::pg_catalog.float8,
+		EXTRACT(EPOCH FROM s.ends_at OPERATOR(pg_catalog.-) s.begins_at)::pg_catalog.float8 OPERATOR(pg_catalog./) 4,
+		s.ends_at
+	FROM idempotency.segments() AS s
+	WHERE s.bytes OPERATOR(pg_catalog.>) 0 AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>)
+		(s.ends_at OPERATOR(pg_catalog.+) ((s.ends_at OPERATOR(pg_catalog.-) s.begins_at) OPERATOR(pg_catalog./) 4::pg_catalog.float8))
+	UNION ALL
+	SELECT 'duplicate_rate', 'warning', d.scope, d.recent_rate,
+		2 OPERATOR(pg_catalog.*) d.hour_rate OPERATOR(pg_catalog.+) 0.1, NULL
+	FROM idempotency.duplicate_rates() AS d
+	WHERE d.recent_claims OPERATOR(pg_catalog.>=) 20
+		AND d.hour_claims OPERATOR(pg_catalog.>=) 20
+		AND d.recent_rate OPERATOR(pg_catalog.>)
+			(2 OPERATOR(pg_catalog.*) d.hour_rate OPERATOR(pg_catalog.+) 0.1)
+	UNION ALL
+	SELECT 'breaker_open', 'critical', b.scope, b.openings, 0, b.since
+	FROM idempotency.breakers() AS b
+	WHERE b.state OPERATOR(pg_catalog.<>) 'closed'
+	UNION ALL
+	SELECT 'leases_expired', 'warning', l.scope, pg_catalog.count(*), 0,
+		pg_catalog.min(l.lease_until)
+	FROM idempotency.activity AS l
+	WHERE l.lease_left_ms OPERATOR(pg_catalog.<) 0
+	GROUP BY l.scope
+	UNION ALL
+	SELECT 'notes_dropped', 'warning', NULL, n.n, 0, NULL
+	FROM idempotency.notes_dropped() AS n(n)
+	WHERE n.n OPERATOR(pg_catalog.>) 0
+) AS a(name, severity, scope, value, threshold, since);
+COMMENT ON VIEW idempotency.alerts IS
+	'what needs somebody''s attention, now; empty if nothing does';
+COMMENT ON COLUMN idempotency.alerts.scope IS
+	'the scope; of rotation_late, the table; NULL where it is about all';
+COMMENT ON COLUMN idempotency.alerts.value IS
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; notes_dropped: notes';
+COMMENT ON COLUMN idempotency.alerts.since IS
+	'when it began, where that is known';
+-- tells how an operation fares; grant it to operators
+REVOKE ALL ON idempotency.alerts FROM PUBLIC;
+
+CREATE FUNCTION idempotency.health(
+	OUT "check" pg_catalog.text,
+	OUT ok pg_catalog.bool,
+	OUT detail pg_catalog.text,
+	OUT hint pg_catalog.text)
+RETURNS SETOF pg_catalog.record
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'shared memory', idempotency.preloaded(),
+		CASE WHEN idempotency.preloaded() THEN 'the library is preloaded'
+			ELSE 'the library is not preloaded: no worker, statistics, breakers, limits' END,
+		CASE WHEN NOT idempotency.preloaded()
+			THEN 'Add idempotency to shared_preload_libraries, and restart the server.' END
+	UNION ALL
+	SELECT 'alerts', count(*) = 0,
+		CASE count(*) WHEN 0 THEN 'none'
+			ELSE string_agg(DISTINCT a.name, ', ' ORDER BY a.name) END,
+		CASE WHEN count(*) > 0 THEN 'See the view idempotency.alerts.' END
+	FROM idempotency.alerts AS a
+	WHERE a.name <> 'worker_absent' OR idempotency.preloaded()
+$$;
+COMMENT ON FUNCTION idempotency.health IS
+	'is all well?  One row for each check, with what to do if not';
+-- tells how the server is set up; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.health FROM PUBLIC;
