@@ -115,6 +115,37 @@ SELECT require_request FROM idempotency.configure('batch.required', require_requ
 SELECT ordinal FROM idempotency.claim_many('batch.required', '{a,b}', '{x,NULL}');
 
 --
+-- Leased
+--
+SELECT ordinal, key, outcome, reason, attempt, lease_until - claimed_at AS lease, expires_at - lease_until AS retention
+FROM idempotency.claim_many('batch.leased', '{c,a,b,a}', '{3,1,2,1}', lease => '30 min');
+SELECT count(DISTINCT fence) AS fences, min(fence) > 0 AS fenced, count(*), bool_and(state = 'running') AS running FROM idempotency.keys WHERE scope = 'batch.leased';
+-- whoever comes meanwhile is told so at once, also with a wait
+BEGIN;
+SELECT ordinal, key, outcome, reason, fence, attempt, retry_after_ms > 0 AS wait FROM idempotency.claim_many('batch.leased', '{a,b,c,d}', '{1,2,4,4}', wait => '1 h');
+ROLLBACK;
+SELECT ordinal, key, outcome, fence > 0 AS fenced FROM idempotency.claim_many('batch.leased', '{a,d}', lease => '1 ms', wait => '0');
+-- each is settled by itself
+SELECT key, idempotency.finish('batch.leased', key, upper(key), fence) > now() AS finished FROM idempotency.keys WHERE scope = 'batch.leased' AND key < 'd' ORDER BY key;
+SELECT pg_sleep(0.002);
+SELECT ordinal, key, outcome, response, attempt, fence > 0 AS fenced FROM idempotency.claim_many('batch.leased', '{e,d,c,b,a,d}', lease => '30 min');
+-- in one transaction: its own, undone by a rollback
+BEGIN;
+SELECT ordinal, key, outcome, reason FROM idempotency.claim_many('batch.leased', '{f,g}', lease => '30 min');
+SELECT ordinal, key, outcome, reason FROM idempotency.claim_many('batch.leased', '{g,h,f}');
+SELECT idempotency.release('batch.leased', 'h');
+SAVEPOINT s;
+SELECT ordinal, key, outcome, reason FROM idempotency.claim_many('batch.leased', '{h,i}', lease => '30 min');
+ROLLBACK TO s;
+COMMIT;
+SELECT key FROM idempotency.keys WHERE scope = 'batch.leased' ORDER BY key;
+-- many: each has a fence of its own
+SELECT outcome, count(*), count(DISTINCT fence) AS fences FROM idempotency.claim_many('batch.leased.many', ARRAY(SELECT i::text FROM generate_series(1, 1000) AS i), lease => '30 min') GROUP BY outcome;
+SELECT outcome, count(*), count(fence) AS fences FROM idempotency.claim_many('batch.leased.many', ARRAY(SELECT i::text FROM generate_series(1, 1000) AS i), lease => '30 min') GROUP BY outcome;
+SELECT count(*), bool_and(finish > now()) AS finished FROM idempotency.keys, idempotency.finish(scope, key, 'r', fence) WHERE scope = 'batch.leased.many';
+SELECT outcome, response, count(*) FROM idempotency.claim_many('batch.leased.many', ARRAY(SELECT i::text FROM generate_series(1, 1000) AS i)) GROUP BY outcome, response;
+
+--
 -- Principals
 --
 BEGIN;

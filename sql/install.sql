@@ -94,6 +94,13 @@ CREATE EXTENSION idempotency;
 BEGIN;
 SELECT outcome FROM idempotency.claim('install', 'key');
 ROLLBACK;
+-- the same with a lease, that nobody has to settle
+BEGIN;
+SELECT outcome FROM idempotency.claim('install', 'leased', lease => '30 min');
+SELECT idempotency.bump_incarnation('test') > 0 AS begun;
+DROP EXTENSION idempotency;
+COMMIT;
+CREATE EXTENSION idempotency;
 -- the same, and a claim that nothing settles: the commit is refused
 BEGIN;
 SELECT outcome FROM idempotency.claim('install', 'key');

@@ -140,6 +140,51 @@ SELECT outcome FROM idempotency.await('lookup.expired', 'key', '0');
 SELECT key, state, expired FROM idempotency.keys WHERE scope = 'lookup.expired';
 
 --
+-- Leased claims: what claim() would tell a duplicate, and how far they are.  The
+-- fence is the holder's only.
+--
+SELECT on_lease_expiry FROM idempotency.configure('lookup.indeterminate', on_lease_expiry => 'indeterminate');
+SELECT on_lease_expiry FROM idempotency.configure('lookup.forget', on_lease_expiry => 'forget');
+CREATE VIEW lookup_test.leased AS
+SELECT scope, key FROM (VALUES ('lookup.leased', 'live'), ('lookup.leased', 'over'), ('lookup.indeterminate', 'over'), ('lookup.forget', 'over'), ('lookup.exhausted', 'over')) AS v(scope, key);
+SELECT s.*, outcome, idempotency.checkpoint(scope, key, fence, 'charged', '{"n": 1}')
+FROM lookup_test.leased AS s, idempotency.claim(scope, key, 'x', lease => CASE key WHEN 'live' THEN interval '30 min' ELSE '1 ms' END, owner => 'me') AS c;
+SELECT pg_sleep(0.01);
+BEGIN READ ONLY;
+SELECT s.*, outcome, failed, attempt, recovery_point, state, reason, retry_after_ms > 0 AS wait, fence, fingerprint = idempotency.fingerprint('x') AS same
+FROM lookup_test.leased AS s LEFT JOIN LATERAL idempotency.peek(scope, key) ON true;
+SELECT s.*, lookup_test.filled(to_json(p)) FROM lookup_test.leased AS s, idempotency.peek(scope, key) AS p;
+SELECT outcome, retry_after_ms BETWEEN 1700000 AND 1800000 AS rest_of_lease, lease_until - claimed_at AS lease, expires_at - lease_until AS retention FROM idempotency.peek('lookup.leased', 'live');
+-- await() waits while it is running, or to be taken over, or to be resolved
+SELECT s.*, a.outcome, a.recovery_point, a.state, a.reason FROM lookup_test.leased AS s LEFT JOIN LATERAL idempotency.await(scope, key, '20 ms') AS a ON true;
+SELECT a.outcome FROM idempotency.await('lookup.exhausted', 'over', '1 h') AS a;
+-- activity shows all that nobody has settled
+SELECT scope, key, role = current_user AS role, application, attempt, lease_until - claimed_at AS lease, lease_left_ms > 0 AS live, lease_left_ms BETWEEN -600000 AND 1800000 AS plausible, recovery_point, fence > 0 AS fenced
+FROM idempotency.activity WHERE scope LIKE 'lookup.%' ORDER BY scope, key;
+SELECT scope, key, state, attempt, lease_until - claimed_at AS lease, expires_at - lease_until AS retention, finished_at, fence > 0 AS fenced
+FROM idempotency.keys WHERE (scope, key) IN (TABLE lookup_test.leased) ORDER BY scope, key;
+COMMIT;
+-- what is settled is not active, but keeps its fence
+SELECT idempotency.finish(scope, key, 'r', fence) > now() AS finished, idempotency.finish(scope, key, 'r', fence) > now() AS again
+FROM idempotency.keys WHERE scope = 'lookup.leased' AND key = 'live';
+SELECT key FROM idempotency.activity WHERE scope = 'lookup.leased';
+SELECT outcome, response, recovery_point, state, lookup_test.filled(to_json(p)) FROM idempotency.peek('lookup.leased', 'live') AS p;
+SELECT outcome, response FROM idempotency.await('lookup.leased', 'live', '1 min');
+SELECT state, lease_until, fence > 0 AS fenced FROM idempotency.keys WHERE scope = 'lookup.leased' AND key = 'live';
+-- one that has failed and may be tried again
+SELECT idempotency.fail(scope, key, 'e', fence => fence, retry_after_ms => 0) AS failed FROM idempotency.keys WHERE scope = 'lookup.leased' AND key = 'over';
+SELECT outcome, error, attempt, recovery_point, state, reason FROM idempotency.peek('lookup.leased', 'over');
+-- in the transaction that claims, and at REPEATABLE READ
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT outcome, idempotency.checkpoint('lookup.leased', 'own', fence, 'charged') FROM idempotency.claim('lookup.leased', 'own', lease => '30 min');
+SELECT outcome, reason, attempt, recovery_point, fence FROM idempotency.peek('lookup.leased', 'own');
+SELECT outcome, reason, fence FROM idempotency.await('lookup.leased', 'own', '1 ms');
+SELECT outcome, attempt FROM idempotency.claim('lookup.leased', 'over', lease => '30 min');
+SELECT outcome, reason, attempt FROM idempotency.peek('lookup.leased', 'over');
+ROLLBACK;
+SELECT outcome FROM idempotency.peek('lookup.leased', 'own');
+
+--
 -- Arguments
 --
 SELECT outcome FROM idempotency.peek(NULL, 'key');

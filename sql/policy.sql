@@ -142,7 +142,7 @@ SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry 
 SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'l');
 SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 9223372036854775807);
 SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => -9223372036854775808);
-SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 16777217);
+SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 67108865);
 -- a setting that there isn't
 SELECT retention FROM idempotency.configure('policy.bad', retention => '1 h', retenion => '1 h');
 -- one bad value, and the good ones aren't taken either
@@ -166,7 +166,7 @@ FROM idempotency.configure('policy.edge', max_key_bytes => 1024, max_request_byt
 SELECT max_lease, on_lease_expiry, max_state_bytes
 FROM idempotency.configure('policy.edge', max_lease => '1 ms', on_lease_expiry => 'indeterminate', max_state_bytes => 0);
 SELECT max_lease, on_lease_expiry, max_state_bytes
-FROM idempotency.configure('policy.edge', max_lease => '4 days', on_lease_expiry => 'forget', max_state_bytes => 16777216);
+FROM idempotency.configure('policy.edge', max_lease => '4 days', on_lease_expiry => 'forget', max_state_bytes => 67108864);
 SELECT octet_length(scope) FROM idempotency.configure(repeat('s', 128));
 ROLLBACK;
 
@@ -347,6 +347,46 @@ SELECT policy_test.rings('policy.inherit');
 ROLLBACK;
 SELECT ring FROM idempotency.policy('policy.inherit');
 SELECT idempotency.once('policy.inherit', 'key');
+-- the longest lease counts too, as rows are remembered from its end on; also the
+-- default's, for a scope that has a retention of its own
+SELECT retention, max_lease, ring FROM idempotency.configure('policy.lease', retention => '3 h');
+SELECT outcome FROM idempotency.claim('policy.lease', 'running', lease => '1 h');
+SELECT idempotency.once('policy.lease', 'once');
+SELECT policy_test.rings('policy.lease');
+BEGIN;
+SELECT max_lease, ring FROM idempotency.configure('policy.lease', max_lease => '1 h 1 us');
+ROLLBACK;
+BEGIN;
+SELECT ring FROM idempotency.configure('*', max_lease => '4 days');
+SELECT retention, max_lease, ring FROM idempotency.policy('policy.lease');
+SELECT outcome, attempt FROM idempotency.claim('policy.lease', 'running');
+SELECT idempotency.once('policy.lease', 'once');
+SELECT idempotency.once('policy.lease', 'twice');
+SELECT outcome, lease_until - claimed_at AS lease FROM idempotency.claim('policy.lease', 'longest', lease => '4 days');
+SELECT policy_test.rings('policy.lease');
+SELECT key, idempotency.finish('policy.lease', key, 'r', fence) > now() AS finished FROM idempotency.keys WHERE scope = 'policy.lease' AND state = 'running' ORDER BY key;
+SELECT policy_test.rings('policy.lease');
+SELECT max_lease FROM idempotency.configure('*', max_lease => '1 ms');
+SELECT retention, max_lease, ring FROM idempotency.policy('policy.lease');
+SELECT key, outcome FROM idempotency.claim_many('policy.lease', '{running,once,twice,longest}');
+ROLLBACK;
+SELECT key, outcome FROM idempotency.claim_many('policy.lease', '{running,once}');
+-- infinite retention with a lease
+SELECT retention, max_lease, ring FROM idempotency.configure('policy.lease', retention => 'infinity', max_lease => '4 days');
+SELECT retention, max_lease, ring FROM idempotency.configure('policy.lease', retention => '60 days');
+SELECT key, outcome FROM idempotency.claim_many('policy.lease', '{running,once}');
+-- one that is running when its policy changes goes on under the new one
+SELECT fence FROM idempotency.claim('policy.lease.running', 'key', lease => '1 h', state => 'ssssss') \gset
+SELECT max_lease, max_state_bytes, ring FROM idempotency.configure('policy.lease.running', max_lease => '1 min', max_state_bytes => 5, retention => '1 h');
+SELECT idempotency.assert_fence('policy.lease.running', 'key', :fence), idempotency.checkpoint('policy.lease.running', 'key', :fence, 'charged');
+\set VERBOSITY sqlstate
+SELECT idempotency.checkpoint('policy.lease.running', 'key', :fence, 'charged', 'ssssss');
+SELECT idempotency.heartbeat('policy.lease.running', 'key', :fence, '61 s');
+\set VERBOSITY default
+SELECT idempotency.heartbeat('policy.lease.running', 'key', :fence, '60 s') > now() AS extended;
+SELECT expires_at - lease_until AS retention, policy_test.rings(scope) FROM idempotency.keys WHERE scope = 'policy.lease.running';
+SELECT idempotency.finish('policy.lease.running', 'key', 'r', :fence) > now() AS finished;
+SELECT expires_at - finished_at AS retention FROM idempotency.keys WHERE scope = 'policy.lease.running';
 
 SET client_min_messages = warning;
 DROP SCHEMA policy_test CASCADE;

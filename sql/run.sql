@@ -131,6 +131,30 @@ SELECT outcome FROM idempotency.run('run.own', 'opens', $$SELECT outcome FROM id
 SELECT key FROM idempotency.keys WHERE scope = 'run.own' ORDER BY key COLLATE "C";
 
 --
+-- Keys that are leased: not while the lease lives; then the statement takes over
+--
+SELECT fence FROM idempotency.claim('run.leased', 'live', 'x', lease => '30 min') \gset
+SELECT outcome, response, reason, fence, retry_after_ms > 0 AS wait FROM idempotency.run('run.leased', 'live', 'SELECT 1 / 0', request => 'x');
+SELECT outcome, response FROM idempotency.run('run.leased', 'live', 'SELECT 1 / 0', request => 'y');
+SELECT idempotency.finish('run.leased', 'live', 'r', :fence) > now() AS finished;
+SELECT outcome, response FROM idempotency.run('run.leased', 'live', 'SELECT 1 / 0', request => 'x');
+SELECT fence FROM idempotency.claim('run.leased', 'over', lease => '1 ms') \gset
+SELECT idempotency.checkpoint('run.leased', 'over', :fence, 'charged', 's'), pg_sleep(0.002);
+-- one that fails leaves the claim as it was
+SELECT outcome FROM idempotency.run('run.leased', 'over', 'SELECT 1 / 0');
+SELECT outcome, attempt, recovery_point, reason FROM idempotency.peek('run.leased', 'over');
+SELECT idempotency.assert_fence('run.leased', 'over', :fence);
+SELECT outcome, response, attempt, recovery_point, state, fence FROM idempotency.run('run.leased', 'over', 'SELECT 1 AS one');
+\set VERBOSITY sqlstate
+SELECT idempotency.finish('run.leased', 'over', 'r', :fence);
+\set VERBOSITY default
+-- a statement that takes a lease, and one that settles another's with its fence
+SELECT outcome, response FROM idempotency.run('run.leased', 'leases', $$SELECT outcome, attempt FROM idempotency.claim('run.leased', 'leased', lease => '30 min')$$);
+SELECT outcome, response
+FROM idempotency.run('run.leased', 'settles', $$SELECT idempotency.finish(scope, key, 'r', fence) > now() AS finished FROM idempotency.keys WHERE scope = 'run.leased' AND key = 'leased'$$);
+SELECT outcome, response FROM idempotency.claim('run.leased', 'leased');
+
+--
 -- It runs with the caller's rights, search_path and settings
 --
 CREATE ROLE regress_idempotency_run;

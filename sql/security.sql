@@ -91,7 +91,8 @@ RESET ROLE;
 -- An application needs one statement
 --
 GRANT EXECUTE ON FUNCTION idempotency.claim, idempotency.claim_or_raise, idempotency.claim_many, idempotency.once, idempotency.run,
-    idempotency.finish, idempotency.fail, idempotency.release, idempotency.peek, idempotency.await TO regress_idempotency_app;
+    idempotency.finish, idempotency.fail, idempotency.release, idempotency.peek, idempotency.await,
+    idempotency.heartbeat, idempotency.checkpoint, idempotency.assert_fence TO regress_idempotency_app;
 SET ROLE regress_idempotency_app;
 BEGIN;
 SELECT outcome FROM idempotency.claim('security.app', 'k1', 'x');
@@ -106,9 +107,16 @@ COMMIT;
 SELECT outcome, response FROM idempotency.claim('security.app', 'k1', 'x');
 SELECT outcome, response FROM idempotency.peek('security.app', 'k1');
 SELECT outcome, response FROM idempotency.await('security.app', 'k1');
+SELECT fence FROM idempotency.claim('security.app', 'k7', lease => '30 min', owner => 'me') \gset
+SELECT idempotency.heartbeat('security.app', 'k7', :fence) > now() AS extended, idempotency.checkpoint('security.app', 'k7', :fence, 'p'), idempotency.assert_fence('security.app', 'k7', :fence);
+SELECT outcome FROM idempotency.fail('security.app', 'k7', 'e', fence => :fence, retry_after_ms => 0);
+SELECT fence FROM idempotency.claim('security.app', 'k7', lease => '30 min') \gset
+SELECT idempotency.release('security.app', 'k7', :fence);
+SELECT fence FROM idempotency.claim('security.app', 'k7', lease => '30 min') \gset
+SELECT idempotency.finish('security.app', 'k7', 'r', :fence) > now() AS finished;
 -- and has no more than that
 SELECT name, security_test.state(command) FROM security_test.subject
-WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,canonical,fingerprint}')
+WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,heartbeat,checkpoint,assert_fence,canonical,fingerprint}')
 AND security_test.state(command) <> '42501';
 RESET ROLE;
 -- a right that is taken back is gone in the same session
@@ -120,16 +128,27 @@ RESET ROLE;
 --
 -- An operator sees keys, not what is in them
 --
-GRANT SELECT ON idempotency.keys TO regress_idempotency_operator;
-GRANT EXECUTE ON FUNCTION idempotency.forget, idempotency.configure, idempotency.policy, idempotency.maintain TO regress_idempotency_operator;
+GRANT SELECT ON idempotency.keys, idempotency.activity TO regress_idempotency_operator;
+GRANT EXECUTE ON FUNCTION idempotency.forget, idempotency.resolve, idempotency.abandoned, idempotency.bump_incarnation, idempotency.configure, idempotency.policy, idempotency.maintain
+    TO regress_idempotency_operator;
+SELECT outcome FROM idempotency.claim('security.app', 'left', lease => '1 ms');
+SELECT pg_sleep(0.002);
 SET ROLE regress_idempotency_operator;
 SELECT key, state, tag, response_bytes FROM idempotency.keys WHERE scope = 'security.app' ORDER BY key;
 SELECT idempotency.forget('security.app', 'k1', 'test');
+SELECT key, role = session_user AS role FROM idempotency.activity WHERE scope = 'security.app';
+SELECT key, overdue_ms > 0 AS overdue FROM idempotency.abandoned('security.app');
+SELECT idempotency.resolve('security.app', 'left', 'retry', reason => 'test');
+SELECT idempotency.bump_incarnation('test') > 0 AS begun;
 SELECT max_attempts FROM idempotency.configure('security.app', max_attempts => 2);
 SELECT max_attempts FROM idempotency.policy('security.app');
 SELECT count(*) >= 0 AS maintained FROM idempotency.maintain();
 SELECT outcome FROM idempotency.claim('security.app', 'k1');
 SELECT response FROM idempotency.key_day_0;
+SELECT number FROM idempotency.incarnation;
+SELECT setval('idempotency.fence_seq', 1);
+SELECT nextval('idempotency.fence_seq');
+SELECT key FROM idempotency.take_abandoned('security.app');
 RESET ROLE;
 -- one who may see a part of them, through a view, doesn't see the rest by a
 -- function that tells what it is given
@@ -141,6 +160,53 @@ GRANT SELECT ON security_test.part TO regress_idempotency_nobody;
 SET ROLE regress_idempotency_nobody;
 SELECT key FROM security_test.part WHERE security_test.tell(key) AND key = 'k4';
 RESET ROLE;
+
+--
+-- A scope that is reserved for a role: ID403 for whoever isn't a member, from
+-- each function, whatever else is wrong
+--
+CREATE ROLE regress_idempotency_payments;
+SELECT role FROM idempotency.configure('security.reserved', role => 'regress_idempotency_payments');
+SELECT fence FROM idempotency.claim('security.reserved', 'live', lease => '30 min') \gset
+SELECT fence AS over FROM idempotency.claim('security.reserved', 'over', lease => '1 ms') \gset
+CREATE TABLE security_test.reserved AS
+SELECT n, 'SELECT idempotency.' || format(command, key, fence) AS command
+FROM (VALUES (1, 'claim(''security.reserved'', %L, lease => ''1 s'')'), (2, 'claim_or_raise(''security.reserved'', %L, lease => ''1 s'', owner => ''me'')'), (3, 'claim_many(''security.reserved'', ARRAY[%L], lease => ''1 s'')'),
+             (4, 'once(''security.reserved'', %L)'), (5, 'run(''security.reserved'', %L, ''SELECT 1'')'), (6, 'finish(''security.reserved'', %L, ''r'', %s)'), (7, 'fail(''security.reserved'', %L, ''e'', fence => %s)'),
+             (8, 'release(''security.reserved'', %L, %s)'), (9, 'heartbeat(''security.reserved'', %L, %s)'), (10, 'checkpoint(''security.reserved'', %L, %s, ''p'')'), (11, 'assert_fence(''security.reserved'', %L, %s)'),
+             (12, 'forget(''security.reserved'', %L, ''test'', %s)'), (13, 'resolve(''security.reserved'', %L, ''failed'', reason => ''test'')'), (14, 'abandoned(''security.reserved'')'), (15, 'take_abandoned(''security.reserved'')'),
+             (16, 'peek(''security.reserved'', %L)'), (17, 'await(''security.reserved'', %L, ''0'')'), (18, 'heartbeat(''security.reserved'', %L, %s + 1, ''2 h'')'), (19, 'checkpoint(''security.reserved'', %L, 1, ''p'', repeat(''s'', 100000))')) AS v(n, command),
+     (VALUES ('live', :fence), ('over', :over), ('unknown', 1)) AS k(key, fence);
+GRANT SELECT ON security_test.reserved TO PUBLIC;
+GRANT USAGE ON SCHEMA idempotency TO regress_idempotency_app;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idempotency TO regress_idempotency_app, regress_idempotency_payments;
+SET ROLE regress_idempotency_app;
+SELECT n, command, security_test.state(command) FROM security_test.reserved WHERE security_test.state(command) <> 'ID403' ORDER BY n, command;
+SELECT idempotency.heartbeat('security.reserved', 'live', :fence);
+SELECT key FROM idempotency.take_abandoned('security.reserved');
+SELECT key FROM idempotency.abandoned('security.reserved');
+RESET ROLE;
+SELECT key, state, attempt FROM idempotency.keys WHERE scope = 'security.reserved' ORDER BY key;
+-- a member may, until it isn't one any more
+GRANT regress_idempotency_payments TO regress_idempotency_app;
+SET ROLE regress_idempotency_app;
+SELECT idempotency.heartbeat('security.reserved', 'live', :fence, '30 min') > now() AS extended, idempotency.checkpoint('security.reserved', 'live', :fence, 'p');
+SELECT key FROM idempotency.abandoned('security.reserved');
+SELECT key, attempt FROM idempotency.take_abandoned('security.reserved', lease => '1 ms');
+RESET ROLE;
+REVOKE regress_idempotency_payments FROM regress_idempotency_app;
+SET ROLE regress_idempotency_app;
+SELECT n, security_test.state(command) FROM security_test.reserved WHERE security_test.state(command) <> 'ID403' ORDER BY n;
+RESET ROLE;
+-- the role is gone, and nobody may
+DROP OWNED BY regress_idempotency_payments;
+DROP ROLE regress_idempotency_payments;
+\set VERBOSITY sqlstate
+SELECT idempotency.finish('security.reserved', 'live', 'r', :fence);
+SELECT key FROM idempotency.take_abandoned('security.reserved');
+\set VERBOSITY default
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA idempotency FROM regress_idempotency_app;
+GRANT EXECUTE ON FUNCTION idempotency.once TO regress_idempotency_app;
 
 --
 -- Settings.  The library is loaded by now, in this session.
@@ -199,6 +265,7 @@ BEGIN;
 SELECT outcome FROM idempotency.claim('security.leak', 'MARK-key', 'MARK-other', principal => 'MARK-principal');
 SELECT idempotency.finish('security.leak', 'MARK-key', 'MARK-response', principal => 'MARK-principal') > now() AS finished;
 COMMIT;
+SELECT outcome FROM idempotency.claim('security.leak', 'MARK-leased', lease => '30 min', owner => 'MARK-owner', state => 'MARK-state');
 SELECT n, security_test.leak(command)
 FROM (VALUES (1, 'SELECT idempotency.once($1, $2, $3, $4)'),
              (2, 'SELECT idempotency.claim_or_raise($1, $2, $3, principal => $4)'),
@@ -219,7 +286,27 @@ FROM (VALUES (1, 'SELECT idempotency.once($1, $2, $3, $4)'),
              (17, 'SELECT * FROM idempotency.claim_many($1, ARRAY[$2], ARRAY[$5])'),
              (18, 'SELECT * FROM idempotency.peek($1, repeat($7, 10))'),
              (19, 'SELECT idempotency.fingerprint($5)'),
-             (20, 'SELECT idempotency.release($1, $2, 1, $4)')) AS v(n, command)
+             (20, 'SELECT idempotency.release($1, $2, 1, $4)'),
+             (21, 'SELECT idempotency.claim($1, $2, $3, lease => ''1 s'', owner => repeat($7, 2))'),
+             (22, 'SELECT idempotency.claim($1, $2, $3, owner => $7)'),
+             (23, 'SELECT idempotency.claim($1, ''new'', $3, lease => ''1 s'', state => repeat($7, 1000))'),
+             (24, 'SELECT idempotency.heartbeat($1, $2, 1, principal => $4)'),
+             (25, 'SELECT idempotency.heartbeat($1, $2, 1)'),
+             (26, 'SELECT idempotency.checkpoint($1, $2, 1, $7, $3, $4)'),
+             (27, 'SELECT idempotency.checkpoint($1, ''MARK-leased'', fence, $7, repeat($7, 1000)) FROM idempotency.keys WHERE key = ''MARK-leased'''),
+             (28, 'SELECT idempotency.checkpoint($1, ''MARK-leased'', fence, $7 || $7) FROM idempotency.keys WHERE key = ''MARK-leased'''),
+             (29, 'SELECT idempotency.finish($1, ''MARK-leased'', $3) FROM idempotency.keys WHERE key = ''MARK-leased'''),
+             (30, 'SELECT idempotency.finish($1, ''MARK-leased'', $7, fence) FROM idempotency.keys WHERE key = ''MARK-leased'''),
+             (31, 'SELECT idempotency.fail($1, ''MARK-leased'', repeat($7, 1000), fence => fence) FROM idempotency.keys WHERE key = ''MARK-leased'''),
+             (32, 'SELECT idempotency.assert_fence($1, ''MARK-leased'', 1)'),
+             (33, 'SELECT idempotency.resolve($1, ''MARK-leased'', ''failed'', $3, $7)'),
+             (34, 'SELECT idempotency.resolve($1, $2, $7, $3, $7)'),
+             (35, 'SELECT idempotency.resolve($1, $2, ''failed'', $3, repeat($7, 3))'),
+             (36, 'SELECT idempotency.resolve($1, $2, ''failed'', $3, $7, $4)'),
+             (37, 'SELECT idempotency.forget($1, ''MARK-leased'', $7)'),
+             (38, 'SELECT idempotency.claim_or_raise($1, ''MARK-leased'', lease => ''1 s'', owner => $2)'),
+             (39, 'SELECT idempotency.bump_incarnation(repeat($7, 3))'),
+             (40, 'SELECT idempotency.configure($1, on_lease_expiry => $7)')) AS v(n, command)
 ORDER BY n;
 
 DROP OWNED BY regress_idempotency_nobody, regress_idempotency_app, regress_idempotency_operator;

@@ -184,6 +184,27 @@ DROP TRIGGER dedup ON trigger_test.wrong;
 SELECT count(*) FROM idempotency.keys WHERE scope = 'trigger.wrong';
 
 --
+-- Keys that are leased: an error while the lease lives; then the row goes in,
+-- and stands for the operation
+--
+CREATE TABLE trigger_test.leased (request_id text);
+CREATE TRIGGER dedup BEFORE INSERT ON trigger_test.leased FOR EACH ROW EXECUTE FUNCTION idempotency.dedup('trigger.leased', 'request_id');
+SELECT fence FROM idempotency.claim('trigger.leased', 'key', lease => '30 min') \gset
+\set VERBOSITY sqlstate
+INSERT INTO trigger_test.leased VALUES ('key');
+\set VERBOSITY default
+SELECT idempotency.heartbeat('trigger.leased', 'key', :fence, '1 ms') > now() - interval '1 s' AS shortened, pg_sleep(0.002);
+INSERT INTO trigger_test.leased VALUES ('key'), ('key') RETURNING request_id;
+\set VERBOSITY sqlstate
+SELECT idempotency.finish('trigger.leased', 'key', 'r', :fence);
+\set VERBOSITY default
+SELECT outcome, response, attempt FROM idempotency.claim('trigger.leased', 'key');
+SELECT fence FROM idempotency.claim('trigger.leased', 'finished', lease => '30 min') \gset
+SELECT idempotency.finish('trigger.leased', 'finished', 'r', :fence) > now() AS finished;
+INSERT INTO trigger_test.leased VALUES ('finished') RETURNING request_id;
+SELECT * FROM trigger_test.leased;
+
+--
 -- A column that is renamed: an error, not a hole
 --
 ALTER TABLE trigger_test.skip RENAME COLUMN request_id TO request;
