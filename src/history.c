@@ -29,6 +29,7 @@
 #define HISTORY_SAMPLES	60
 #define HISTORY_RECENT	5		/* the latest of them are "now" */
 #define HISTORY_EVERY	USECS_PER_MINUTE
+#define HISTORY_SLACK	(2 * USECS_PER_SEC)
 
 COMPAT_FUNCTION_INFO(idempotency_duplicate_rates);
 
@@ -41,6 +42,7 @@ typedef struct HistorySample
 
 typedef struct History
 {
+	TimestampTz sampled_at;
 	int			n;
 	HistorySample samples[HISTORY_SAMPLES]; /* oldest first */
 } History;
@@ -103,8 +105,7 @@ history_add(History *history, HistorySample sample)
 }
 
 /*
- * Take a sample of each scope of this database, if it is time.  For the worker
- * of the database.
+ * Take a sample of each scope of this database, if it is time.
  */
 void
 history_sample(void)
@@ -123,8 +124,14 @@ history_sample(void)
 	for (StatsSlot i = 1;
 		 stats_slot_name(i, &database, &scope, &scope_len); i++)
 	{
-		if (database == MyDatabaseId)
-			history_add(&history_area->histories[i], history_now(i));
+		History    *history = &history_area->histories[i];
+
+		/* maintain() comes by, too */
+		if (database != MyDatabaseId ||
+			now < history->sampled_at + HISTORY_EVERY - HISTORY_SLACK)
+			continue;
+		history->sampled_at = now;
+		history_add(history, history_now(i));
 	}
 	LWLockRelease(history_area->lock);
 }

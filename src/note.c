@@ -170,16 +170,14 @@ note_write(Relation rel, const Note *note)
 static void
 note_delete_old(Relation rel)
 {
-	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	Snapshot	snapshot;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	int			n = 0;
 
-	if (now < last + NOTE_DELETE_EVERY || RelationGetNumberOfBlocks(rel) == 0)
+	if (RelationGetNumberOfBlocks(rel) == 0)
 		return;
-	last = now;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = table_beginscan(rel, snapshot, 0, NULL);
 	while (n < NOTE_DELETIONS &&
@@ -199,24 +197,33 @@ note_delete_old(Relation rel)
 }
 
 /*
- * Write the notes of this database to its table, in the present transaction.
- * What is not committed is lost.  Returns how many were written.
+ * Write the notes of this database to its table, in the present transaction,
+ * and every minute delete old ones.  What is not committed is lost.  Returns
+ * how many were written.
  */
 int64
 note_flush(void)
 {
+	static TimestampTz deleted_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		delete = now >= deleted_at + NOTE_DELETE_EVERY;
 	Relation	rel;
 	Note	   *notes;
 	int			n;
 
-	if (note_area == NULL)
+	if (note_area == NULL || (note_area->n == 0 && !delete))
 		return 0;
-	rel = table_open(catalog_aborted_table(), RowExclusiveLock);
 	n = note_take(&notes);
-	for (int i = 0; i < n; i++)
-		note_write(rel, &notes[i]);
-	note_delete_old(rel);
-	table_close(rel, NoLock);
+	if (n > 0 || delete)
+	{
+		rel = table_open(catalog_aborted_table(), RowExclusiveLock);
+		for (int i = 0; i < n; i++)
+			note_write(rel, &notes[i]);
+		if (delete)
+			note_delete_old(rel);
+		table_close(rel, NoLock);
+		deleted_at = delete ? now : deleted_at;
+	}
 	pfree(notes);
 	return n;
 }
