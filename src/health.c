@@ -4,10 +4,6 @@
  *		What an operator's checks need to know, and only the library does; the
  *		checks themselves are in src/sql/health.sql.
  *
- * Two duties of the worker belong to it: to write the notes of aborted
- * attempts to their table, and to take the samples that a rate of duplicates
- * is compared with.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -22,41 +18,12 @@
 
 #include "catalog.h"
 #include "compat.h"
-#include "duty.h"
 #include "fault.h"
-#include "health.h"
-#include "history.h"
-#include "note.h"
 #include "ring.h"
 #include "shmem.h"
 
 COMPAT_FUNCTION_INFO(idempotency_preloaded);
 COMPAT_FUNCTION_INFO(idempotency_segments);
-
-/* Duty: write the notes of aborted attempts. */
-static void
-health_write_notes(int step)
-{
-	int64		n = note_flush();
-
-	if (n > 0)
-		duty_report("aborted_attempt", "written", n);
-}
-
-/* Duty: take the samples of duplicates. */
-static void
-health_take_samples(int step)
-{
-	history_sample();
-}
-
-/* Register the duties; called once from _PG_init. */
-void
-health_init(void)
-{
-	duty_register("notes", 1, health_write_notes);
-	duty_register("history", 1, health_take_samples);
-}
 
 /* preloaded() returns boolean */
 Datum

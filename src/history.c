@@ -22,6 +22,7 @@
 #include "utils/tuplestore.h"
 
 #include "compat.h"
+#include "duty.h"
 #include "history.h"
 #include "shmem.h"
 #include "stats.h"
@@ -71,14 +72,6 @@ history_init_area(void *area, LWLock *lock)
 	history_area->lock = lock;
 }
 
-/* Ask for the area; called once from _PG_init. */
-void
-history_init(void)
-{
-	shmem_register("idempotency history", history_size, history_init_area,
-				   (void **) &history_area);
-}
-
 /* What is counted at this moment. */
 static HistorySample
 history_now(StatsSlot slot)
@@ -105,10 +98,10 @@ history_add(History *history, HistorySample sample)
 }
 
 /*
- * Take a sample of each scope of this database, if it is time.
+ * Duty: take a sample of each scope of this database, if it is time.
  */
-void
-history_sample(void)
+static void
+history_sample(int step)
 {
 	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -134,6 +127,15 @@ history_sample(void)
 		history_add(history, history_now(i));
 	}
 	LWLockRelease(history_area->lock);
+}
+
+/* Ask for the area, and register the duty; called once from _PG_init. */
+void
+history_init(void)
+{
+	shmem_register("idempotency history", history_size, history_init_area,
+				   (void **) &history_area);
+	duty_register("history", 1, history_sample);
 }
 
 /* The part of duplicates among the claims between two samples. */

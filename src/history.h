@@ -9,6 +9,5 @@
 #define IDEMPOTENCY_HISTORY_H
 
 extern void history_init(void);
-extern void history_sample(void);
 
 #endif							/* IDEMPOTENCY_HISTORY_H */

@@ -15,7 +15,6 @@
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
-#include "health.h"
 #include "history.h"
 #include "launcher.h"
 #include "limit.h"
@@ -55,6 +54,5 @@ _PG_init(void)
 	tally_init();
 	roster_init();
 	maintain_init();
-	health_init();
 	launcher_init();
 }

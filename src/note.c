@@ -4,7 +4,7 @@
  *		Aborted attempts, noted in shared memory until the worker writes them.
  *
  * A transaction that rolls back leaves nothing in the database, so that it had
- * claimed a key is noted here; note_flush() writes the notes of its database
+ * claimed a key is noted here; the worker writes the notes of its database
  * to table aborted_attempt, and deletes those of more than a day ago.  There
  * is room for NOTES; what finds none is counted, and dropped.  A crash of the
  * server loses what was not written.
@@ -27,6 +27,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "duty.h"
 #include "note.h"
 #include "shmem.h"
 
@@ -83,14 +84,6 @@ note_init_area(void *area, LWLock *lock)
 	note_area = area;
 	memset(note_area, 0, sizeof(NoteArea));
 	note_area->lock = lock;
-}
-
-/* Ask for the area; called once from _PG_init. */
-void
-note_init(void)
-{
-	shmem_register("idempotency notes", note_size, note_init_area,
-				   (void **) &note_area);
 }
 
 /*
@@ -197,12 +190,11 @@ note_delete_old(Relation rel)
 }
 
 /*
- * Write the notes of this database to its table, in the present transaction,
- * and every minute delete old ones.  What is not committed is lost.  Returns
- * how many were written.
+ * Duty: write the notes of this database to its table, and every minute delete
+ * old ones.  What is not committed is lost.
  */
-int64
-note_flush(void)
+static void
+note_flush(int step)
 {
 	static TimestampTz deleted_at = 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -212,7 +204,7 @@ note_flush(void)
 	int			n;
 
 	if (note_area == NULL || (note_area->n == 0 && !delete))
-		return 0;
+		return;
 	n = note_take(&notes);
 	if (n > 0 || delete)
 	{
@@ -225,7 +217,17 @@ note_flush(void)
 		deleted_at = delete ? now : deleted_at;
 	}
 	pfree(notes);
-	return n;
+	if (n > 0)
+		duty_report("aborted_attempt", "written", n);
+}
+
+/* Ask for the area, and register the duty; called once from _PG_init. */
+void
+note_init(void)
+{
+	shmem_register("idempotency notes", note_size, note_init_area,
+				   (void **) &note_area);
+	duty_register("notes", 1, note_flush);
 }
 
 /* notes_dropped() returns bigint */

@@ -13,6 +13,5 @@
 extern void note_init(void);
 extern void note_abort(const pg_uuid_t *id, StatsSlot slot, int32 attempt,
 					   TimestampTz claimed_at);
-extern int64 note_flush(void);
 
 #endif							/* IDEMPOTENCY_NOTE_H */

@@ -22,13 +22,14 @@ my @layers = (
 	[qw(guc identity canonical jsontree es6number digest merkle fault
 		clock ring)],										# 1: pure
 	[qw(catalog shmem)],									# 2: what a backend shares
-	[qw(policy configure fence stats watermark duty roster)],	# 3: settings, counts, what runs
-	[qw(keyrow store ledger breaker limit note)],						# 4: rows
-	[qw(txn tally)],												# 5: what this transaction holds
+	[qw(policy configure fence stats history watermark duty
+		roster)],											# 3: settings, counts, what runs
+	[qw(keyrow store ledger breaker limit note)],			# 4: rows, and what restrains
+	[qw(txn tally)],										# 5: what this transaction holds
 	[qw(answer claim failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
 	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
-	[qw(launcher worker maintain)],							# 8: operation
+	[qw(launcher worker maintain health)],					# 8: operation
 	[qw(module)]);											# 9: wiring
 
 # Who may include whom in his own layer.
@@ -38,7 +39,7 @@ my %sibling = (
 	identity  => [qw(clock digest fault guc)],
 	guc       => [qw(clock fault)],
 	configure => [qw(policy)],
-	history   => [qw(stats)],
+	history   => [qw(duty stats)],
 	store     => [qw(keyrow)],
 	txn       => [qw(tally)],
 	claim     => [qw(answer)],
