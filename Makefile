@@ -8,6 +8,7 @@
 # For developers:
 #	make majors		tests on other majors of PostgreSQL, for a release
 #	make bench		measures (doc/performance.md)
+#	make steady		measures over time, and draws
 #	make testlib	the library with fault points, for tests only
 
 #------------------------------------------------------------------------
@@ -83,7 +84,7 @@ $(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
 #------------------------------------------------------------------------
 # from a bare machine
 #------------------------------------------------------------------------
-.PHONY: test majors demo demo-stop bench
+.PHONY: test majors demo demo-stop bench steady
 test:
 	REGRESS="$(REGRESS)" ISOLATION="$(SPECS)" bash test/run.sh
 majors:
@@ -94,3 +95,5 @@ demo-stop:
 	bash test/demo/stop.sh
 bench:
 	bash test/bench/run.sh
+steady:
+	bash test/bench/steady.sh

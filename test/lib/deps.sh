@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 #
-# deps.sh build|test|make
+# deps.sh build|test|plot|make
 #		Installs what is missing, on Debian and its children, and nothing else.
 #
 # "build" is what it takes to build the extension and run a server, "test" adds
-# what the tests use, "make" is only that.  Does nothing, and takes no time,
+# what the tests use, "plot" what draws, "make" is only that.  Does nothing, and takes no time,
 # where everything is there.
 
 set -eu
@@ -56,15 +56,16 @@ missing()
 	command -v gcc >/dev/null || command -v cc >/dev/null || echo gcc libc6-dev
 	command -v perl >/dev/null || echo perl
 	find_pg || echo postgresql
-	[ "$mode" != build ] || return 0
+	[ "$mode" != plot ] || command -v gnuplot >/dev/null || echo gnuplot-nox
+	[ "$mode" = test ] || return 0
 	{ command -v prove >/dev/null && has_perl Test::More; } || echo perl
 	has_perl IPC::Run || echo libipc-run-perl
 	command -v npm >/dev/null || echo nodejs npm
 }
 
 case $mode in
-	build|test|make) ;;
-	*) die "unknown mode \"$mode\": build, test or make" ;;
+	build|test|plot|make) ;;
+	*) die "unknown mode \"$mode\": build, test, plot or make" ;;
 esac
 # A PG_CONFIG that was asked for is the caller's to complete, not ours.
 if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != pg_config ] && ! find_pg; then
