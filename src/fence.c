@@ -116,6 +116,7 @@ fence_latest(Relation rel)
 										  NULL);
 	HeapTuple	tuple;
 
+	catalog_require_columns(rel, INCARNATION_COLUMNS);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Datum		values[INCARNATION_COLUMNS];
