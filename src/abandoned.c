@@ -316,7 +316,7 @@ idempotency_take_abandoned(PG_FUNCTION_ARGS)
 	lease = policy_lease_argument("lease", PG_ARGISNULL(2) ? NULL :
 								  PG_GETARG_INTERVAL_P(2));
 	InitMaterializedSRF(fcinfo, 0);
-	fence_prepare();
+	(void) fence_prepare(true);
 	policy_lock();
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
 	policy_check_role(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));

@@ -243,7 +243,7 @@ batch_execute(Batch *batch)
 
 	claim_wait_start(&wait);
 	if (batch->nitems > 0 && batch->items[0].claim.has_lease)
-		fence_prepare();
+		(void) fence_prepare(true);
 	while (batch->next < batch->nitems)
 	{
 		TransactionId busy = InvalidTransactionId;

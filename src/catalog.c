@@ -352,6 +352,22 @@ catalog_check_writable(const char *command)
 }
 
 /*
+ * Refuse a table of ours that hasn't as many columns as this library knows: it
+ * was made by another one that had the same version.  Raises 55000.
+ */
+void
+catalog_require_columns(Relation rel, int n)
+{
+	if (RelationGetDescr(rel)->natts != n)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" has %d columns, but the library knows %d",
+						IDEMPOTENCY_SCHEMA, RelationGetRelationName(rel),
+						RelationGetDescr(rel)->natts, n),
+				 errhint("Install the library that belongs to the extension's SQL objects, or run ALTER EXTENSION idempotency UPDATE.")));
+}
+
+/*
  * Does Citus know this table?  Then the local one may be a mere shell of a
  * distributed table.
  */

@@ -40,6 +40,7 @@ extern uint64 catalog_policy_generation(void);
 extern uint64 catalog_incarnation_generation(void);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
+extern void catalog_require_columns(Relation rel, int n);
 extern void catalog_require_plain(Relation heap, Segment segment);
 
 #endif							/* IDEMPOTENCY_CATALOG_H */

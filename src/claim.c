@@ -204,16 +204,15 @@ claim_cap_lease(const Policy *policy, Store *store, Identity *identity,
 				Probe *probe, TimestampTz now)
 {
 	KeyRow	   *row = &probe->row;
-	int64		excess;
+	int64		retention = policy->retention;
 
-	if (probe->result != PROBE_ROW || row->state != KEY_RUNNING)
+	if (probe->result != PROBE_ROW || row->state != KEY_RUNNING ||
+		row->lease_until <= now + policy->max_lease)
 		return;
-	excess = row->lease_until - (now + policy->max_lease);
-	if (excess <= 0)
-		return;
-	row->lease_until -= excess;
 	if (row->expires_at != DT_NOEND)
-		row->expires_at -= excess;
+		retention = Min(retention, row->expires_at - row->lease_until);
+	row->lease_until = now + policy->max_lease;
+	row->expires_at = ring_expiry(row->lease_until, retention);
 	probe->place = store_replace(store, identity, row,
 								 ring_segment_at(policy_ring(policy),
 												 row->expires_at),
@@ -353,6 +352,30 @@ claim_count_time(const ClaimRequest *claim, const ClaimWait *wait,
 }
 
 /*
+ * Have the place's incarnation begun, before any lock is taken, waiting for
+ * somebody who is beginning it as long as the claim would wait for a key.
+ * Returns false if that is over.
+ */
+static bool
+claim_prepare_fence(ClaimRequest *claim, ClaimWait *wait)
+{
+	Policy		policy;
+
+	if (likely(fence_prepare(false)))
+		return true;
+	claim_prepare(claim, &policy);
+	policy_unlock();
+	if (claim->wait == WAIT_FOREVER)
+		return fence_prepare(true);
+	while (!fence_prepare(false))
+	{
+		if (!claim_doze(claim, wait))
+			return false;
+	}
+	return true;
+}
+
+/*
  * Decide one claim, waiting as it asks to.  Raises what claim_prepare(),
  * store_probe() and the waits raise; losing a race is an answer.
  *
@@ -368,8 +391,11 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	MemoryContext round = NULL;
 
 	claim_wait_start(&wait);
-	if (claim->has_lease)
-		fence_prepare();
+	if (claim->has_lease && !claim_prepare_fence(claim, &wait))
+	{
+		claim_answer_busy(answer);
+		return;
+	}
 	for (;;)
 	{
 		Policy		policy;

@@ -116,6 +116,7 @@ fence_latest(Relation rel)
 										  NULL);
 	HeapTuple	tuple;
 
+	catalog_require_columns(rel, INCARNATION_COLUMNS);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Datum		values[INCARNATION_COLUMNS];
@@ -200,10 +201,11 @@ fence_begin(Relation rel, const Incarnation *latest, const Incarnation *here,
 
 /*
  * What the present incarnation's fences are above; it is begun if need be, and
- * remembered once it has been seen committed.
+ * remembered once it has been seen committed.  Without "wait", 0 if somebody
+ * else is beginning it.
  */
 static int64
-fence_current_base(void)
+fence_current_base(bool wait)
 {
 	uint64		generation = catalog_incarnation_generation();
 	Relation	rel;
@@ -218,7 +220,13 @@ fence_current_base(void)
 	latest = fence_latest(rel);
 	if (!fence_is_here(&latest, &here))
 	{
-		LockRelation(rel, ShareRowExclusiveLock);
+		if (wait)
+			LockRelation(rel, ShareRowExclusiveLock);
+		else if (!ConditionalLockRelation(rel, ShareRowExclusiveLock))
+		{
+			table_close(rel, NoLock);
+			return 0;
+		}
 		latest = fence_latest(rel);
 	}
 	if (!fence_is_here(&latest, &here))
@@ -238,13 +246,14 @@ fence_current_base(void)
 
 /*
  * Make sure that this place has its incarnation.  To be called before a leased
- * claim takes any lock: after a promotion or restore it can wait for another
- * transaction that begins the new one.
+ * claim takes any lock: after a promotion or restore another transaction can
+ * be beginning the new one, until it has ended.  Returns false if that is so
+ * and the caller doesn't want to wait.
  */
-void
-fence_prepare(void)
+bool
+fence_prepare(bool wait)
 {
-	(void) fence_current_base();
+	return fence_current_base(wait) != 0;
 }
 
 /*
@@ -257,7 +266,7 @@ fence_next(void)
 	int64		sequence = nextval_internal(catalog_fence_sequence(), false);
 	int64		fence;
 
-	if (pg_add_s64_overflow(fence_current_base(), sequence, &fence))
+	if (pg_add_s64_overflow(fence_current_base(true), sequence, &fence))
 		ereport(ERROR,
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 				 errmsg("there are no fences left")));

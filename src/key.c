@@ -56,13 +56,19 @@ key_open_wait(OpenKey *key, Identity *identity)
 	}
 }
 
-/* Replace the row that was found, in the table that it belongs into now. */
+/*
+ * Replace the row that was found.  If it expires at another time now, which is
+ * in the policy's reach, it goes to the table for that; else it stays in its
+ * table, also if the policy has changed since and would choose another.
+ */
 void
 key_replace(OpenKey *key, KeyRow *row)
 {
-	key->probe.place = store_replace(&key->store, key->identity, row,
-									 ring_segment_at(policy_ring(&key->policy),
-													 row->expires_at),
+	Segment		segment = key->probe.place.segment;
+
+	if (row->expires_at != key->probe.row.expires_at)
+		segment = ring_segment_at(policy_ring(&key->policy), row->expires_at);
+	key->probe.place = store_replace(&key->store, key->identity, row, segment,
 									 &key->probe.place);
 	txn_wrote_unnoted();
 }

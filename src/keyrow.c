@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "utils/builtins.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "keyrow.h"
 
@@ -85,6 +86,13 @@ keyrow_set_digest(Datum *values, bool *isnull, int column, bool has,
 	isnull[column - 1] = !has;
 	if (has)
 		values[column - 1] = keyrow_varlena(space, digest, DIGEST_LENGTH);
+}
+
+/* Refuse a table that has other columns than a key row.  Raises 55000. */
+void
+keyrow_check_table(Relation heap)
+{
+	catalog_require_columns(heap, KEY_COLUMNS);
 }
 
 /* A tuple for the table that desc describes, palloc'd. */

@@ -10,6 +10,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "digest.h"
@@ -57,6 +58,7 @@ typedef struct KeyRow
 	struct varlena *response;
 } KeyRow;
 
+extern void keyrow_check_table(Relation heap);
 extern HeapTuple keyrow_form(TupleDesc desc, Identity *identity,
 							 const KeyRow *row);
 extern void keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,

@@ -271,6 +271,7 @@ policy_load(void)
 	policy_roles_valid = true;
 
 	rel = table_open(catalog_policy_table(), AccessShareLock);
+	catalog_require_columns(rel, POLICY_COLUMNS);
 	policy_read(rel, true);
 	policy_read(rel, false);
 	table_close(rel, AccessShareLock);

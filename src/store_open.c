@@ -45,6 +45,7 @@ store_open_segment(Store *store, Segment segment)
 	if (unlikely(!catalog_segment_is_checked(segment)))
 	{
 		catalog_require_plain(seg->heap, segment);
+		keyrow_check_table(seg->heap);
 		catalog_segment_checked(segment);
 	}
 	store->nsegments++;

@@ -85,22 +85,28 @@ def run_once(path, arguments, fault=None):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 0
     sys.argv = [path] + arguments
-    if fault:
-        fault.arm()
-    runpy.run_path(path, run_name="__main__")
+    try:
+        if fault:
+            fault.arm()
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as e:
+        status = e.code or 0
+    except Exception:
+        status = 1
     sys.stdout.flush()
-    os._exit(STRUCK if fault and fault.left <= 0 else 0)
+    os._exit(STRUCK if fault and fault.left <= 0 else status)
 
 
 def each(kind, script, *arguments):
     n = 0
     status = STRUCK
-    while status != 0:
+    while status in (STRUCK, -signal.SIGKILL):
         n += 1
         mine = [a.replace("{n}", str(n)) for a in arguments]
         status = run_once(os.path.join(HERE, script), mine, Fault(kind, n, " ".join(mine), 1))
-    print("runs", n, flush=True)
+    print("runs", n, "and then status", status, flush=True)
 
 
 def times(how_many, script, *arguments):

@@ -23,6 +23,24 @@ has_perl()
 	command -v perl >/dev/null && perl -M"$1" -e 1 2>/dev/null
 }
 
+# Is there a Python that has psycopg 3?  Debian's has it for its own only, which
+# need not be the first in the path.
+has_psycopg()
+{
+	local python
+
+	for python in "${PYTHON:-python3}" /usr/bin/python3; do
+		! "$python" -c 'import psycopg' 2>/dev/null || return 0
+	done
+	return 1
+}
+
+# Is there a PgBouncer?  Debian's is where only root looks.
+has_pgbouncer()
+{
+	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v pgbouncer >/dev/null
+}
+
 # Prints the packages of a server and its headers: of the major whose server is
 # installed already, if apt has its headers, otherwise of the one that the
 # metapackage names.
@@ -61,6 +79,14 @@ missing()
 	{ command -v prove >/dev/null && has_perl Test::More; } || echo perl
 	has_perl IPC::Run || echo libipc-run-perl
 	command -v npm >/dev/null || echo nodejs npm
+	has_psycopg || echo python3 python3-psycopg
+}
+
+# Prints what is missing that one test would use, and is skipped without.
+missing_optional()
+{
+	[ "$mode" = test ] || return 0
+	has_pgbouncer || echo pgbouncer
 }
 
 case $mode in
@@ -73,9 +99,15 @@ if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != pg_config ] && ! find_pg; then
 fi
 
 wanted=$(missing | tr '\n' ' ')
-[ -n "$wanted" ] || exit 0
+optional=$(missing_optional | tr '\n' ' ')
+[ -n "$wanted$optional" ] || exit 0
+if [ -z "$wanted" ] && { ! command -v apt-get >/dev/null ||
+	{ [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; }; }; then
+	step "tests that use these will be skipped, as they can't be installed: $optional"
+	exit 0
+fi
 
-step "missing: $wanted"
+step "missing: $wanted$optional"
 command -v apt-get >/dev/null ||
 	die "could not install them: there is no apt-get here; install them by hand and run this again"
 sudo=''
@@ -101,16 +133,43 @@ case " $wanted " in
 		;;
 esac
 
-step "installing: $wanted"
+# apt_install PACKAGE...: returns false, and what apt said in $log, if it can't.
 log=$(mktemp)
-# shellcheck disable=SC2086
-if ! $sudo env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 \
-	apt-get install -y -qq --no-install-recommends \
-	-o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold \
-	$wanted >"$log" 2>&1 </dev/null; then
-	tail -n 20 "$log" >&2
-	rm -f "$log"
-	die "could not install: $wanted"
+apt_install()
+{
+	$sudo env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 \
+		apt-get install -y -qq --no-install-recommends \
+		-o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold \
+		"$@" >"$log" 2>&1 </dev/null
+}
+
+# Installs PgBouncer without its service: the package would start one, now and
+# at every boot.
+install_pgbouncer()
+(
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		trap '$sudo rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+		$sudo chmod 755 "$policy"
+	fi
+	apt_install pgbouncer || exit
+	$sudo service pgbouncer stop >/dev/null 2>&1 || true
+	$sudo update-rc.d pgbouncer disable >/dev/null 2>&1 || true
+)
+
+if [ -n "$wanted" ]; then
+	step "installing: $wanted"
+	# shellcheck disable=SC2086
+	if ! apt_install $wanted; then
+		tail -n 20 "$log" >&2
+		rm -f "$log"
+		die "could not install: $wanted"
+	fi
+fi
+if [ -n "$optional" ]; then
+	step "installing, without its service: $optional"
+	install_pgbouncer || step "could not install it; its test will be skipped"
 fi
 rm -f "$log"
 
