@@ -34,6 +34,7 @@
 
 #include "breaker.h"
 #include "compat.h"
+#include "errors.h"
 #include "fault.h"
 #include "shmem.h"
 
@@ -186,8 +187,9 @@ breaker_decide(Breaker *breaker, TimestampTz now, int64 lease,
 
 	if (breaker->generation == 0)
 		breaker_change(breaker, BREAKER_CLOSED, now);
+	/* from that moment on: others have read the clock, and not come so far */
 	if (breaker->state == BREAKER_OPEN && reopens <= now)
-		breaker_change(breaker, BREAKER_HALF_OPEN, now);
+		breaker_change(breaker, BREAKER_HALF_OPEN, reopens);
 	switch (breaker->state)
 	{
 		case BREAKER_CLOSED:
@@ -199,6 +201,21 @@ breaker_decide(Breaker *breaker, TimestampTz now, int64 lease,
 			return breaker_probe(breaker, now, lease, retry_at);
 	}
 	pg_unreachable();
+}
+
+/*
+ * Take over the policy's settings.  Switched off it closes; with another
+ * window it counts anew.  The spinlock is held.
+ */
+static void
+breaker_configure(Breaker *breaker, const Restraint *settings,
+				  TimestampTz now)
+{
+	if (settings->breaker_failures == 0)
+		breaker_change(breaker, BREAKER_CLOSED, now);
+	else if (settings->breaker_window != breaker->settings.breaker_window)
+		memset(breaker->steps, 0, sizeof(breaker->steps));
+	breaker->settings = *settings;
 }
 
 /*
@@ -215,16 +232,41 @@ breaker_admit(StatsSlot slot, const Restraint *settings, TimestampTz now,
 	bool		admitted;
 
 	*generation = 0;
-	if (breakers == NULL || slot == STATS_OTHERS ||
-		settings->breaker_failures == 0)
+	if (breakers == NULL || slot == STATS_OTHERS)
 		return true;
 	breaker = &breakers[slot];
+	if (settings->breaker_failures == 0 &&
+		breaker->settings.breaker_failures == 0)
+		return true;
 	SpinLockAcquire(&breaker->mutex);
-	breaker->settings = *settings;
-	admitted = breaker_decide(breaker, now, lease, retry_at);
+	breaker_configure(breaker, settings, now);
+	admitted = settings->breaker_failures == 0 ||
+		breaker_decide(breaker, now, lease, retry_at);
 	*generation = breaker->generation;
 	SpinLockRelease(&breaker->mutex);
 	return admitted;
+}
+
+/* The claim that was admitted doesn't execute: its probe's place is free. */
+void
+breaker_withdraw(StatsSlot slot, BreakerGeneration generation)
+{
+	Breaker    *breaker;
+
+	if (generation == 0)
+		return;
+	breaker = &breakers[slot];
+	SpinLockAcquire(&breaker->mutex);
+	for (int i = 0; i < BREAKER_PROBES_MAX &&
+		 breaker->generation == generation; i++)
+	{
+		if (breaker->probes[i] != 0 && breaker->probes[i] != DT_NOEND)
+		{
+			breaker->probes[i] = 0;
+			break;
+		}
+	}
+	SpinLockRelease(&breaker->mutex);
 }
 
 /* The generation of what was claimed at this moment, if it is the present. */
@@ -253,7 +295,7 @@ breaker_probe_ended(Breaker *breaker, bool success, TimestampTz now)
 	}
 	for (int i = 0; i < BREAKER_PROBES_MAX; i++)
 	{
-		if (breaker->probes[i] != 0)
+		if (breaker->probes[i] != 0 && breaker->probes[i] != DT_NOEND)
 		{
 			breaker->probes[i] = DT_NOEND;	/* its place is used up */
 			break;
@@ -282,7 +324,10 @@ breaker_result(StatsSlot slot, BreakerGeneration generation, bool success,
 	if (breaker->generation == generation)
 	{
 		if (breaker->state == BREAKER_HALF_OPEN)
-			breaker_probe_ended(breaker, success, now);
+		{
+			while (n-- > 0 && breaker->generation == generation)
+				breaker_probe_ended(breaker, success, now);
+		}
 		else if (breaker->state == BREAKER_CLOSED)
 		{
 			BreakerStep *step = breaker_step(breaker, now);
@@ -325,7 +370,8 @@ breaker_put(ReturnSetInfo *result, const char *scope, int scope_len,
 
 	for (int i = 0; i < BREAKER_STEPS; i++)
 	{
-		if (breaker->steps[i].number <= newest - BREAKER_STEPS)
+		if (breaker->steps[i].number <= newest - BREAKER_STEPS ||
+			breaker->steps[i].number > newest)
 			continue;
 		successes += breaker->steps[i].successes;
 		failures += breaker->steps[i].failures;
@@ -366,7 +412,7 @@ idempotency_breakers(PG_FUNCTION_ARGS)
 		SpinLockAcquire(&breakers[i].mutex);
 		copy = breakers[i];
 		SpinLockRelease(&breakers[i].mutex);
-		if (copy.generation > 0)
+		if (copy.generation > 0 && copy.settings.breaker_failures > 0)
 			breaker_put(result, scope, scope_len, &copy);
 	}
 	return (Datum) 0;
@@ -376,11 +422,15 @@ idempotency_breakers(PG_FUNCTION_ARGS)
 Datum
 idempotency_breaker_reset(PG_FUNCTION_ARGS)
 {
-	text	   *scope = PG_GETARG_TEXT_PP(0);
+	text	   *scope = TEXT_ARGUMENT(0);
 	StatsSlot	slot;
 	bool		found;
 
 	shmem_require("breaker_reset()");
+	if (scope == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("scope must not be null")));
 	identity_check_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	slot = stats_slot(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	if (slot == STATS_OTHERS)

@@ -19,6 +19,7 @@ extern bool breaker_admit(StatsSlot slot, const Restraint *settings,
 						  TimestampTz now, int64 lease,
 						  BreakerGeneration *generation,
 						  TimestampTz *retry_at);
+extern void breaker_withdraw(StatsSlot slot, BreakerGeneration generation);
 extern BreakerGeneration breaker_generation_at(StatsSlot slot,
 											   TimestampTz claimed_at);
 extern void breaker_result(StatsSlot slot, BreakerGeneration generation,

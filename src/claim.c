@@ -142,7 +142,8 @@ claim_prepare(ClaimRequest *claim, Policy *policy)
 
 /*
  * Note for this transaction that it has taken the key, unless the claim is
- * settled, or leased, and so nothing that this transaction must settle.
+ * settled.  A leased one is not held by this transaction, and need not be
+ * settled in it.
  */
 void
 claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
@@ -153,12 +154,12 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	TxnClaimState state = {0};
 
 	if (claim->settles || claim->has_lease)
-	{
 		txn_wrote_unnoted();
+	if (claim->settles)
 		return;
-	}
 	note = txn_enter(&identity);
-	state.held = true;
+	state.held = !claim->has_lease;
+	state.leased = claim->has_lease;
 	state.commit_settles = policy->unfinished_succeeds;
 	state.place = *place;
 	state.had_row = claim_follows(policy, probe, row->claimed_at);

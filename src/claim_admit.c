@@ -26,18 +26,21 @@ typedef struct Leases
 	int64		running;
 } Leases;
 
-/* A StoreVisitor: count what is running, but for what limit_enter() counts. */
+/* A StoreVisitor: count what is running. */
 static void
 claim_visit_lease(const Identity *identity, const KeyRow *row, bool own,
 				  void *arg)
 {
 	Leases	   *leases = arg;
 
-	if (!own && row->lease_until > leases->now)
+	if (row->lease_until > leases->now)
 		leases->running++;
 }
 
-/* How many leases of the scope are committed and running? */
+/*
+ * How many leases of the scope are running, beyond those that limit_enter()
+ * counts: committed ones, and this transaction's own.
+ */
 static int64
 claim_running_leases(const ClaimRequest *claim, Store *store, TimestampTz now)
 {
@@ -48,7 +51,7 @@ claim_running_leases(const ClaimRequest *claim, Store *store, TimestampTz now)
 						claim->identity.scope_len, snapshot,
 						claim_visit_lease, &leases);
 	UnregisterSnapshot(snapshot);
-	return leases.running;
+	return leases.running - tally_leased(claim->slot);
 }
 
 /* The claim has to come again, at this moment. */
@@ -63,44 +66,56 @@ claim_hold_back(Answer *answer, const char *reason, TimestampTz now,
 	return false;
 }
 
+/* Why can't the claim execute now, and when can it?  NULL: it can. */
+static const char *
+claim_obstacle(ClaimRequest *claim, const Restraint *restraint, Store *store,
+			   TimestampTz now, int64 running, TimestampTz *retry_at)
+{
+	if (restraint->limit_running > 0 && claim->slot != STATS_OTHERS &&
+		running + claim_running_leases(claim, store, now) >
+		restraint->limit_running)
+		return "limit_running";
+	if (!breaker_admit(claim->slot, restraint, now,
+					   claim->has_lease ? claim->lease : 0,
+					   &claim->generation, retry_at))
+		return "breaker_open";
+	if (!limit_rate(claim->slot, restraint, now, retry_at))
+	{
+		breaker_withdraw(claim->slot, claim->generation);
+		return "limit_claims";
+	}
+	return NULL;
+}
+
 /*
  * May the claim execute?  Counts it as running if so; else the answer is
- * retry_later.  An attempt whose lease has run out counts as a failure.
+ * retry_later.  If it follows an attempt whose lease has run out, that one has
+ * failed.
  */
 bool
 claim_admit(ClaimRequest *claim, const Policy *policy, Store *store,
 			const Probe *probe, TimestampTz now, Answer *answer)
 {
-	const Restraint *restraint = &policy->restraint;
 	TimestampTz retry_at = DT_NOEND;
-	const char *reason = NULL;
-	int64		running;
+	const char *reason;
 
 	if (claim->slot == STATS_NO_SLOT)
 		return true;
-	if (claim_follows(policy, probe, now) && probe->row.state == KEY_RUNNING)
-		breaker_result(claim->slot,
-					   breaker_generation_at(claim->slot,
-											 probe->row.claimed_at),
-					   false, 1);
-	running = limit_enter(claim->slot);
-	if (restraint->limit_running > 0 &&
-		running + claim_running_leases(claim, store, now) >
-		restraint->limit_running)
-		reason = "limit_running";
-	else if (!limit_rate(claim->slot, restraint, now, &retry_at))
-		reason = "limit_claims";
-	else if (!breaker_admit(claim->slot, restraint, now,
-							claim->has_lease ? claim->lease : 0,
-							&claim->generation, &retry_at))
-		reason = "breaker_open";
+	reason = claim_obstacle(claim, &policy->restraint, store, now,
+							limit_enter(claim->slot), &retry_at);
 	if (reason)
 	{
 		limit_leave(claim->slot, 1);
 		return claim_hold_back(answer, reason, now, retry_at);
 	}
+	if (claim_follows(policy, probe, now) && probe->row.state == KEY_RUNNING)
+		breaker_result(claim->slot,
+					   breaker_generation_at(claim->slot,
+											 probe->row.claimed_at),
+					   false, 1);
 	tally_claim(claim->slot, claim->generation,
-				claim->settles ? STATS_FINISHED : STATS_NONE);
+				claim->settles ? STATS_FINISHED : STATS_NONE,
+				claim->has_lease);
 	return true;
 }
 

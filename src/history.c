@@ -44,6 +44,7 @@ typedef struct HistorySample
 typedef struct History
 {
 	TimestampTz sampled_at;
+	TimestampTz reset_at;		/* of the counts that were sampled */
 	int			n;
 	HistorySample samples[HISTORY_SAMPLES]; /* oldest first */
 } History;
@@ -84,13 +85,15 @@ history_now(StatsSlot slot)
 	return now;
 }
 
-/* Add a sample to a scope's; what was reset meanwhile begins anew. */
+/* Add a sample of a scope; what was reset meanwhile begins anew. */
 static void
-history_add(History *history, HistorySample sample)
+history_add(History *history, StatsSlot slot)
 {
-	if (history->n > 0 &&
-		history->samples[history->n - 1].claims > sample.claims)
+	HistorySample sample = history_now(slot);
+
+	if (history->reset_at != stats_reset_at(slot))
 		history->n = 0;
+	history->reset_at = stats_reset_at(slot);
 	if (history->n == HISTORY_SAMPLES)
 		memmove(history->samples, history->samples + 1,
 				--history->n * sizeof(HistorySample));
@@ -124,7 +127,7 @@ history_sample(int step)
 			now < history->sampled_at + HISTORY_EVERY - HISTORY_SLACK)
 			continue;
 		history->sampled_at = now;
-		history_add(history, history_now(i));
+		history_add(history, i);
 	}
 	LWLockRelease(history_area->lock);
 }
@@ -175,7 +178,7 @@ idempotency_duplicate_rates(PG_FUNCTION_ARGS)
 		LWLockRelease(history_area->lock);
 		now = history_now(i);
 		if (database != MyDatabaseId || history.n == 0 ||
-			history.samples[history.n - 1].claims > now.claims)
+			history.reset_at != stats_reset_at(i))
 			continue;
 		first = history.samples[0];
 		recent = history.samples[Max(history.n - HISTORY_RECENT, 0)];

@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "storage/spin.h"
 
 #include "limit.h"
@@ -39,6 +40,7 @@ typedef struct Limit
 typedef struct LimitReplay
 {
 	slock_t		mutex;
+	Oid			database;
 	pg_uuid_t	id;
 	TimestampTz since;			/* when the interval began */
 	int32		replays;
@@ -105,7 +107,7 @@ limit_rate(StatsSlot slot, const Restraint *settings, TimestampTz now,
 	else if (now > limit->filled_at)
 		limit->tokens += (now - limit->filled_at) * per_usec;
 	limit->tokens = Min(limit->tokens, settings->limit_claims);
-	limit->filled_at = now;
+	limit->filled_at = Max(limit->filled_at, now);
 	admitted = limit->tokens >= 1;
 	if (admitted)
 		limit->tokens -= 1;
@@ -153,9 +155,11 @@ limit_replay(const pg_uuid_t *id, const Restraint *settings, TimestampTz now,
 	memcpy(&place, id->data, sizeof(place));
 	entry = &limit_area->replays[place % LIMIT_REPLAY_PLACES];
 	SpinLockAcquire(&entry->mutex);
-	if (memcmp(&entry->id, id, sizeof(*id)) != 0 ||
+	if (entry->database != MyDatabaseId ||
+		memcmp(&entry->id, id, sizeof(*id)) != 0 ||
 		now >= entry->since + settings->limit_interval || now < entry->since)
 	{
+		entry->database = MyDatabaseId;
 		entry->id = *id;
 		entry->since = now;
 		entry->replays = 0;

@@ -232,6 +232,13 @@ stats_count(StatsSlot slot, StatsCounter counter, uint64 n)
 								n);
 }
 
+/* When its counts were set to zero. */
+TimestampTz
+stats_reset_at(StatsSlot slot)
+{
+	return (TimestampTz) pg_atomic_read_u64(&stats_area->slots[slot].reset_at);
+}
+
 /* How often something was counted. */
 uint64
 stats_read(StatsSlot slot, StatsCounter counter)
@@ -298,6 +305,25 @@ stats_save(int code, Datum arg)
 	(void) durable_rename(STATS_FILE ".tmp", STATS_FILE, LOG);
 }
 
+/*
+ * Add the slots of the file for which there is no room any more to that of the
+ * others.  Returns false if they are not there.
+ */
+static bool
+stats_load_rest(FILE *file, int n)
+{
+	StatsScope	slot;
+
+	for (int i = stats_area->max_slots; i < n; i++)
+	{
+		if (fread(&slot, sizeof(slot), 1, file) != 1)
+			return false;
+		for (int c = 0; c < STATS_COUNTERS; c++)
+			stats_count(STATS_OTHERS, c, pg_atomic_read_u64(&slot.counters[c]));
+	}
+	return true;
+}
+
 /* Read what stats_save() has left, and remove it. */
 static void
 stats_load(void)
@@ -312,7 +338,7 @@ stats_load(void)
 		fread(&n, sizeof(n), 1, file) != 1 || n < 1 ||
 		fread(stats_area->slots, sizeof(StatsScope),
 			  Min(n, stats_area->max_slots), file) !=
-		Min(n, stats_area->max_slots))
+		Min(n, stats_area->max_slots) || !stats_load_rest(file, n))
 	{
 		ereport(LOG,
 				(errmsg("file \"%s\" is not understood, and ignored",
@@ -364,7 +390,14 @@ static bool
 stats_is_shown(StatsSlot slot)
 {
 	if (slot == STATS_OTHERS)
-		return stats_area->nslots == stats_area->max_slots;
+	{
+		for (int i = 0; i < STATS_COUNTERS; i++)
+		{
+			if (stats_read(slot, i) > 0)
+				return true;
+		}
+		return false;
+	}
 	return stats_area->slots[slot].database == MyDatabaseId;
 }
 

@@ -56,6 +56,7 @@ extern StatsSlot stats_slot(const char *scope, int scope_len);
 extern bool stats_slot_name(StatsSlot slot, Oid *database, const char **scope,
 							int *scope_len);
 extern void stats_count(StatsSlot slot, StatsCounter counter, uint64 n);
+extern TimestampTz stats_reset_at(StatsSlot slot);
 extern uint64 stats_read(StatsSlot slot, StatsCounter counter);
 extern void stats_latency(StatsSlot slot, int64 usec);
 

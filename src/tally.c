@@ -29,6 +29,7 @@ typedef struct TallyEntry
 	StatsCounter on_commit;
 	StatsCounter on_abort;
 	bool		running;		/* counts for the limit until it ends */
+	bool		leased;
 	int			depth;			/* 1 is the top transaction */
 	uint64		n;
 } TallyEntry;
@@ -68,7 +69,8 @@ tally_add(TallyEntry like)
 			entry->generation == like.generation &&
 			entry->on_commit == like.on_commit &&
 			entry->on_abort == like.on_abort &&
-			entry->running == like.running)
+			entry->running == like.running &&
+			entry->leased == like.leased)
 		{
 			entry->n++;
 			return;
@@ -84,14 +86,15 @@ tally_add(TallyEntry like)
  */
 void
 tally_claim(StatsSlot slot, BreakerGeneration generation,
-			StatsCounter on_commit)
+			StatsCounter on_commit, bool leased)
 {
 	TallyEntry	entry = {
 		.slot = slot,
 		.generation = generation,
 		.on_commit = on_commit,
 		.on_abort = STATS_ABORTED,
-		.running = true
+		.running = true,
+		.leased = leased
 	};
 
 	if (slot != STATS_NO_SLOT)
@@ -112,6 +115,20 @@ tally_settle(StatsSlot slot, BreakerGeneration generation,
 
 	if (slot != STATS_NO_SLOT)
 		tally_add(entry);
+}
+
+/* How many leased claims of the scope has this transaction made? */
+int64
+tally_leased(StatsSlot slot)
+{
+	int64		n = 0;
+
+	for (int i = 0; i < tally_n; i++)
+	{
+		if (tally_entries[i].leased && tally_entries[i].slot == slot)
+			n += tally_entries[i].n;
+	}
+	return n;
 }
 
 /* Tell statistics, breaker and limit of an entry. */

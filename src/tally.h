@@ -12,7 +12,8 @@
 
 extern void tally_init(void);
 extern void tally_claim(StatsSlot slot, BreakerGeneration generation,
-						StatsCounter on_commit);
+						StatsCounter on_commit, bool leased);
+extern int64 tally_leased(StatsSlot slot);
 extern void tally_settle(StatsSlot slot, BreakerGeneration generation,
 						 StatsCounter counter);
 

@@ -79,6 +79,13 @@ txn_is_unsettled(const TxnClaimState *state)
 	return state->held && !state->settled && !state->commit_settles;
 }
 
+/* Is there a claim that a rollback would undo? */
+static inline bool
+txn_is_claimed(const TxnClaimState *state)
+{
+	return state->held || state->leased;
+}
+
 /* Put a state into force. */
 static void
 txn_set(TxnClaim *claim, const TxnClaimState *state)
@@ -304,7 +311,7 @@ txn_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 			for (TxnClaim *claim = txn.claims; claim; claim = claim->next)
 			{
-				if (claim->state.held)
+				if (txn_is_claimed(&claim->state))
 					txn_note_abort(claim);
 			}
 			txn_reset();
@@ -330,7 +337,8 @@ txn_undo_frame(void)
 	{
 		TxnRecord  *record = &txn.records[--txn.nrecords];
 
-		if (record->claim->state.held && !record->before.held)
+		if (txn_is_claimed(&record->claim->state) &&
+			!txn_is_claimed(&record->before))
 			txn_note_abort(record->claim);
 		txn_set(record->claim, &record->before);
 	}

@@ -15,6 +15,8 @@ typedef struct TxnClaimState
 {
 	bool		held;			/* claimed, and not released or forgotten */
 	bool		settled;		/* finished or failed */
+	bool		leased;			/* a leased claim was made: if it is rolled back,
+								 * that is told; it is not to be settled */
 	bool		commit_settles; /* policy: commit itself is the finish */
 	bool		had_row;		/* a row in state KEY_RETRY stood at "before" */
 	KeyPlace	place;			/* the row's newest version */

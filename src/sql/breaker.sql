@@ -15,7 +15,7 @@ COMMENT ON FUNCTION idempotency.breakers IS
 -- tells how an operation fares; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.breakers FROM PUBLIC;
 
-CREATE VIEW idempotency.breakers AS SELECT * FROM idempotency.breakers();
+CREATE VIEW idempotency.breakers WITH (security_barrier) AS SELECT * FROM idempotency.breakers();
 COMMENT ON VIEW idempotency.breakers IS
 	'the circuit breakers of this database that have been asked; empty unless the server preloads the library';
 COMMENT ON COLUMN idempotency.breakers.state IS
@@ -33,7 +33,7 @@ REVOKE ALL ON idempotency.breakers FROM PUBLIC;
 
 CREATE FUNCTION idempotency.breaker_reset(scope pg_catalog.text)
 RETURNS pg_catalog.bool
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'idempotency_breaker_reset';
 COMMENT ON FUNCTION idempotency.breaker_reset IS
 	'closes the circuit breaker of a scope; false if there is none';

@@ -36,7 +36,7 @@ COMMENT ON FUNCTION idempotency.duplicate_rates IS
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.duplicate_rates FROM PUBLIC;
 
-CREATE VIEW idempotency.alerts AS
+CREATE VIEW idempotency.alerts WITH (security_barrier) AS
 SELECT a.name, a.severity, a.scope, a.value, a.threshold, a.since
 FROM (
 	SELECT 'worker_absent', 'warning', NULL::pg_catalog.text,

@@ -28,7 +28,7 @@ COMMENT ON FUNCTION idempotency.stats IS
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.stats FROM PUBLIC;
 
-CREATE VIEW idempotency.stats AS SELECT * FROM idempotency.stats();
+CREATE VIEW idempotency.stats WITH (security_barrier) AS SELECT * FROM idempotency.stats();
 COMMENT ON VIEW idempotency.stats IS
 	'what was counted per scope of this database; empty unless the server preloads the library';
 COMMENT ON COLUMN idempotency.stats.scope IS
@@ -66,7 +66,7 @@ COMMENT ON COLUMN idempotency.stats.late_duplicates IS
 COMMENT ON COLUMN idempotency.stats.fence_refused IS
 	'calls of holders that were stale';
 COMMENT ON COLUMN idempotency.stats.waits IS
-	'claims that waited for somebody who had the key';
+	'of these calls, those that waited for somebody who had the key';
 COMMENT ON COLUMN idempotency.stats.wait_us IS
 	'microseconds that they waited in all';
 -- tells how much an operation is used; grant it to operators
@@ -85,9 +85,9 @@ COMMENT ON FUNCTION idempotency.stats_latency IS
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.stats_latency FROM PUBLIC;
 
-CREATE VIEW idempotency.stats_latency AS SELECT * FROM idempotency.stats_latency();
+CREATE VIEW idempotency.stats_latency WITH (security_barrier) AS SELECT * FROM idempotency.stats_latency();
 COMMENT ON VIEW idempotency.stats_latency IS
-	'how many claims were decided in how many microseconds, without what they waited for others';
+	'how many calls of claim, claim_or_raise, once, run and dedup were decided in how many microseconds, without what they waited for others';
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON idempotency.stats_latency FROM PUBLIC;
 

@@ -16,7 +16,8 @@ COMMENT ON FUNCTION idempotency.workers IS
 -- names other databases; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.workers FROM PUBLIC;
 
-CREATE VIEW idempotency.workers AS SELECT * FROM idempotency.workers();
+CREATE VIEW idempotency.workers WITH (security_barrier) AS
+	SELECT * FROM idempotency.workers();
 COMMENT ON VIEW idempotency.workers IS
 	'the workers of all databases, and those that are to be started; empty unless the server preloads the library';
 COMMENT ON COLUMN idempotency.workers.database IS
