@@ -104,6 +104,47 @@ is(sql(q{SELECT string_agg(key, ' ' ORDER BY key) FROM effect}),
 }
 
 #----------------------------------------------------------------------
+# a lease that is given, or given up, by a prepared transaction
+#----------------------------------------------------------------------
+{
+	my $claim = q{SELECT outcome, attempt FROM idempotency.claim('app', 'l-1', lease => '1 h', wait => '0')};
+
+	# the very first one begins the incarnation, which the others wait for
+	sql(q{SELECT outcome FROM idempotency.claim('app', 'l-0', lease => '1 h')});
+	my $fence = sql(q{BEGIN; SELECT fence FROM idempotency.claim('app', 'l-1', lease => '1 h');
+		PREPARE TRANSACTION 'l-1'});
+	my $finish = "SELECT idempotency.finish('app', 'l-1', 'done', fence => $fence) IS NOT NULL";
+
+	is(sqlstate($node, "SET lock_timeout = '50 ms'; $finish"), '55P03', 'leased: its holder waits for the second phase');
+	$node->stop('immediate');
+	$node->start;
+	is(sql($claim), 'in_progress|', 'leased: prepared, the key is busy after a crash');
+	sql(q{ROLLBACK PREPARED 'l-1'});
+	is(sqlstate($node, $finish), 'ID404', 'leased: rolled back, there is no claim');
+
+	my $next = sql(q{BEGIN; SELECT fence FROM idempotency.claim('app', 'l-1', lease => '1 h');
+		PREPARE TRANSACTION 'l-1'});
+	cmp_ok($next, '>', $fence, 'leased: claimed again, with a greater fence');
+	$node->stop('immediate');
+	$node->start;
+	sql(q{COMMIT PREPARED 'l-1'});
+	is(sql($claim), 'in_progress|1', 'leased: committed, the lease is there');
+	is(sqlstate($node, $finish), 'ID412', 'leased: the fence that was rolled back is refused');
+
+	# the finish, prepared as well
+	$finish = "SELECT idempotency.finish('app', 'l-1', 'done', fence => $next) IS NOT NULL";
+	sql("BEGIN; $finish; PREPARE TRANSACTION 'f-1'");
+	$node->stop('immediate');
+	$node->start;
+	is(sql($claim), 'in_progress|', 'leased: a prepared finish keeps the key busy');
+	sql(q{ROLLBACK PREPARED 'f-1'});
+	is(sql($claim), 'in_progress|1', 'leased: rolled back, the lease goes on');
+	sql("BEGIN; $finish; PREPARE TRANSACTION 'f-1'");
+	sql(q{COMMIT PREPARED 'f-1'});
+	is(sql(q{SELECT outcome, response FROM idempotency.claim('app', 'l-1')}), 'replay|done', 'leased: committed, it is settled');
+}
+
+#----------------------------------------------------------------------
 # what the session keeps: nothing
 #----------------------------------------------------------------------
 {

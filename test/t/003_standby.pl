@@ -46,7 +46,11 @@ foreach my $call (
 	q{once('app', 'k')}, q{run('app', 'k', 'SELECT 1')},
 	q{finish('app', 'k')}, q{fail('app', 'k')},
 	q{release('app', 'k')}, q{forget('app', 'before', 'test')},
-	q{configure('app', wait => '0')}, q{maintain()})
+	q{configure('app', wait => '0')}, q{maintain()},
+	q{claim('app', 'k', lease => '1 s')}, q{finish('app', 'k', fence => 1)},
+	q{heartbeat('app', 'k', 1)}, q{checkpoint('app', 'k', 1, 'p')},
+	q{assert_fence('app', 'k', 1)}, q{take_abandoned('app')},
+	q{resolve('app', 'k', 'retry', reason => 'test')}, q{bump_incarnation('test')})
 {
 	is(sqlstate($standby, "SELECT * FROM idempotency.$call"), '25006', "refused on a standby: $call");
 	is( sqlstate($primary, "BEGIN READ ONLY; SELECT * FROM idempotency.$call"),
@@ -85,6 +89,20 @@ is( $primary->safe_psql('postgres',
 $primary->wait_for_catchup($standby);
 is( $standby->safe_psql('postgres', q{SELECT ring FROM idempotency.policy('week')}),
 	'short', '... and on the standby');
+
+# leases, from where others could take them over
+my $fence = $primary->safe_psql('postgres', q{
+	SELECT fence FROM idempotency.claim('leased', 'left', lease => '1 ms', state => 'where it was')});
+$primary->safe_psql('postgres', q{
+	SELECT idempotency.claim('leased', 'held', lease => '1 h');});
+$primary->wait_for_catchup($standby);
+is( $standby->safe_psql('postgres', q{SELECT key, fence FROM idempotency.abandoned('leased')}),
+	"left|$fence", 'the standby shows which leases were abandoned');
+is( $standby->safe_psql('postgres', q{SELECT key FROM idempotency.activity ORDER BY key}),
+	"held\nleft", '... and who is at work');
+$primary->safe_psql('postgres', q{SELECT idempotency.forget('leased', 'left', 'test')});
+$primary->safe_psql('postgres', "SELECT idempotency.release('leased', 'held', fence)
+	FROM idempotency.activity WHERE key = 'held'");
 
 # a session of the standby that has cached the policy
 {

@@ -47,6 +47,9 @@ $node->safe_psql('postgres', q{
 		LATERAL idempotency.fail('day', 'retry', 'later', retry_after_ms => 3600000) AS f;
 	SELECT deliver('from-app-' || i) FROM generate_series(1, 100) AS i;
 });
+my $fence = $node->safe_psql('postgres', q{
+	SELECT fence FROM idempotency.claim('day', 'leased', '{"n": 1}', lease => '1 h', owner => 'me', state => 'begun')});
+$node->safe_psql('postgres', qq{SELECT idempotency.checkpoint('day', 'leased', $fence, 'half', E'h\303\244lf \t')});
 
 # What is remembered, every byte and column of it.
 my $fingerprint_of_all = q{
@@ -59,7 +62,7 @@ my $policies = q{SELECT md5(string_agg(p::text, '' ORDER BY p.scope)) FROM idemp
 my $keys = $node->safe_psql('postgres', $fingerprint_of_all);
 my $settings = $node->safe_psql('postgres', $policies);
 
-like($keys, qr/^403\|/, 'there are keys in every ring');
+like($keys, qr/^404\|/, 'there are keys in every ring');
 
 # What an application meets after a restore.
 sub check_restored
@@ -93,6 +96,17 @@ sub check_restored
 		"$what: failures, and the scope that was moving");
 	like($server->safe_psql($db, q{SELECT deliver('new one')}),
 		qr/^execute/, "$what: what is new executes");
+	is( $server->safe_psql(
+			$db, q{
+			SELECT outcome, fence, attempt, recovery_point, state = E'h\303\244lf \t'
+			FROM idempotency.claim('day', 'leased', '{"n": 1.0}', lease => '1 h', owner => 'me')}),
+		"resume|$fence|1|half|t",
+		"$what: the holder of a lease is known, and how far it has come");
+	is( $server->safe_psql($db, "SELECT outcome FROM idempotency.claim('day', 'leased', wait => '0');
+			SELECT idempotency.finish('day', 'leased', 'done', fence => $fence) IS NOT NULL;
+			SELECT outcome, response FROM idempotency.claim('day', 'leased')"),
+		"in_progress\nt\nreplay|done",
+		"$what: ... and finishes");
 	is( $server->safe_psql(
 			$db, q{SELECT has_function_privilege('app_role', 'idempotency.finish(text, text, text, bigint, interval, text, text)', 'EXECUTE')
 				AND has_table_privilege('app_role', 'idempotency.keys', 'SELECT')

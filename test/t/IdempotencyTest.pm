@@ -40,6 +40,7 @@ our @EXPORT = qw(
   read_journals
   broken_promises
   call
+  hang_up
   journal
   leaser
   read_lines
@@ -285,10 +286,10 @@ sub call
 	{
 		while (defined(my $line = readline $$session->{out}))
 		{
-			if ($line =~ /^END (\w{5})$/)
+			if ($line =~ /^END (.*)$/)
 			{
-				# the server is going down, and the connection with it
-				last if $1 =~ /^57P0/;
+				# none: the connection is lost; 57P0x: it is about to be
+				last if $1 eq '' || $1 =~ /^57P0/;
 				chomp $answer;
 				return ($1 eq '00000' ? '' : $1, $answer);
 			}
@@ -377,12 +378,14 @@ sub start_clients
 	return $clients;
 }
 
-# From their next connection on, the clients talk to this server.
+# From their next connection on, the clients talk to this server, or, if they
+# were started with connstr => ..., to what that says.
 sub move_clients
 {
 	my ($clients, $node) = @_;
 
-	append_to_file("$clients->{dir}/connstr.new", $node->connstr('postgres'));
+	append_to_file("$clients->{dir}/connstr.new",
+		$clients->{connstr} // $node->connstr('postgres'));
 	rename("$clients->{dir}/connstr.new", "$clients->{dir}/connstr")
 	  or die "could not rename: $!";
 	return;
