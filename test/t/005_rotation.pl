@@ -99,8 +99,9 @@ sub table_of
 my $clock = clocked_session();
 my $other = clocked_session();
 
-$clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->[1]')})
-  foreach ([ 'hour', '1 h' ], [ 'long', '4 h' ], [ 'app', '150 min' ]);
+# a retention and the longest lease, together four hours at most: the short ring
+$clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->[1]', max_lease => '1 min')})
+  foreach ([ 'hour', '1 h' ], [ 'long', '239 min' ], [ 'app', '150 min' ]);
 
 #----------------------------------------------------------------------
 # walk through ten epochs: known until expires_at, and no longer
@@ -368,6 +369,30 @@ $clock->query_safe(qq{SELECT idempotency.configure('$_->[0]', retention => '$_->
 	is(probe($clock, 'moving', 'short again'), 'replay', 'moving: ... nearly an hour later');
 	set_clock($clock, 58, 4700);
 	is(probe($clock, 'moving', 'short again'), 'execute', 'moving: ... and after it');
+
+	# the longest lease decides, too, and '*' decides for those who don't say
+	set_clock($clock, 60, 600);
+	$clock->query_safe(q{SELECT idempotency.configure('default', retention => '3 h')});
+	settle($clock, 'default', 'before');
+	like(table_of($clock, 'default', 'before'), qr/key_short/, 'moving: three hours and a lease of one');
+	$clock->query_safe(q{SELECT idempotency.configure('*', max_lease => '4 days')});
+	settle($clock, 'default', 'between');
+	like(table_of($clock, 'default', 'between'), qr/key_week/, 'moving: three hours and a lease of days');
+	is(probe($clock, 'default', 'before'), 'replay', 'moving: the old ring is looked into');
+	set_clock($clock, 60, 4000);
+	$clock->query_safe(q{SELECT idempotency.configure('*', max_lease => '1 h')});
+	settle($clock, 'default', 'after');
+	like(table_of($clock, 'default', 'after'), qr/key_short/, 'moving: and back');
+	set_clock($clock, 61, 1300);
+	maintain($clock);
+	is(join(' ', map { probe($clock, 'default', $_) } 'before', 'between', 'after'),
+		'replay replay replay', 'moving: all are known by the same policy');
+	set_clock($clock, 61, 4300);
+	maintain($clock);
+	is(join(' ', map { probe($clock, 'default', $_) } 'before', 'between', 'after'),
+		'execute execute replay', 'moving: ... for three hours');
+	set_clock($clock, 61, 7200 + 500);
+	is(probe($clock, 'default', 'after'), 'execute', 'moving: ... each');
 }
 
 #----------------------------------------------------------------------
