@@ -144,6 +144,19 @@ batch_take(Batch *batch, BatchItem *item, const Probe *probe, TimestampTz now)
 	}
 }
 
+/* Take a key if nothing holds the claim back. */
+static void
+batch_admit(Batch *batch, BatchItem *item, const Probe *probe,
+			TimestampTz now)
+{
+	/* leases are counted by their rows */
+	if (item->claim.has_lease && batch->policy.restraint.limit_running > 0)
+		batch_flush(batch);
+	if (claim_admit(&item->claim, &batch->policy, &batch->store, probe, now,
+					&item->answer))
+		batch_take(batch, item, probe, now);
+}
+
 /* How many of the next keys make a chunk?  One key is never in it twice. */
 static int
 batch_chunk(Batch *batch)
@@ -212,9 +225,8 @@ batch_decide_chunk(Batch *batch)
 						 &item->answer))
 			claim_restrain_replay(&item->claim, &batch->policy, now,
 								  &item->answer);
-		else if (claim_admit(&item->claim, &batch->policy, &batch->store,
-							 &probe, now, &item->answer))
-			batch_take(batch, item, &probe, now);
+		else
+			batch_admit(batch, item, &probe, now);
 		claim_count(&item->claim, &item->answer);
 		batch->next++;
 	}

@@ -321,7 +321,8 @@ breaker_result(StatsSlot slot, BreakerGeneration generation, bool success,
 	now = clock_now();
 	breaker = &breakers[slot];
 	SpinLockAcquire(&breaker->mutex);
-	if (breaker->generation == generation)
+	if (breaker->generation == generation &&
+		breaker->settings.breaker_failures > 0)
 	{
 		if (breaker->state == BREAKER_HALF_OPEN)
 		{

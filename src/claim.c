@@ -395,6 +395,7 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	if (claim->has_lease && !claim_prepare_fence(claim, &wait))
 	{
 		claim_answer_busy(answer);
+		claim_count(claim, answer);
 		return;
 	}
 	for (;;)

@@ -9,8 +9,8 @@
 #
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
-# (10) and of the hot key (30), BENCH_ONLY, a list of: calls bytes tps leases hot
-# expiry growth.
+# (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
+# leases hot expiry growth.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -22,7 +22,7 @@ growth_keys=${BENCH_KEYS:-10000000}
 expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
-only=${BENCH_ONLY:-calls bytes tps leases hot expiry growth}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth}
 
 say()
 {
@@ -98,6 +98,55 @@ bench_calls()
 	row "replay / hand-written duplicate" "$(net replay 1)" "$(net 'hand-written duplicate' 1)" us "<= 0.5"
 	row "claim_many of 1000 / 1000 claims" "$(median claim_many)" "$(median claim)" us "<= 0.4"
 	say "(a call that does nothing, $call us, is taken off the first three)"
+}
+
+# What preloading costs: statistics, and a worker beside.  The same server is
+# measured by turns with and without.
+bench_preload()
+{
+	local round without='' with=''
+	psql_bench -f "$here/variants.sql" -c "DELETE FROM bench.variant WHERE name <> 'claim + finish'"
+	cat >>"$state/data/postgresql.conf" <<-CONF
+		dynamic_library_path = '$state/preload:\$libdir'
+		shared_preload_libraries = ''
+	CONF
+	mkdir "$state/preload"
+	cp -p "$state/library.so" "$state/preload/idempotency.so"
+	[ "$(id -u)" != 0 ] || chown -R "$(pg_user):" "$state/preload"
+	psql_bench -c "UPDATE pg_proc SET probin = '$state/preload/idempotency.so' WHERE probin = '$state/library.so'"
+	for round in 1 2 3 4 5 6; do
+		say "preload: round $round of 6, without and with"
+		without="$without $(preload_sample '' "$round")"
+		with="$with $(preload_sample idempotency "$round")"
+	done
+	row "claim + finish: preloaded / not" "$(echo "$with" | lower_middle)" \
+		"$(echo "$without" | lower_middle)" us "<= 1.05"
+	psql_bench -c "UPDATE pg_proc SET probin = '$state/library.so' WHERE probin = '$state/preload/idempotency.so'"
+	restart_with ''
+}
+
+# restart_with LIBRARIES: restarts the server with these preloaded.
+restart_with()
+{
+	sed -i "s/^shared_preload_libraries = .*/shared_preload_libraries = '$1'/" "$state/data/postgresql.conf"
+	(cd "$state" && as_pg "$pg_bindir/pg_ctl" -D "$state/data" -l "$state/server.log" -w restart) \
+		>/dev/null 8>&-
+}
+
+# preload_sample LIBRARIES ROUND: median microseconds of a claim and a finish.
+preload_sample()
+{
+	restart_with "$1"
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.empty()" \
+		-c "CALL bench.measure(2, 1000, 0)" -c "TRUNCATE bench.sample" \
+		-c "CALL bench.measure(20, 1000, 2000)"
+	median 'claim + finish'
+}
+
+# The third of six.
+lower_middle()
+{
+	tr ' ' '\n' | grep . | sort -n | sed -n 3p
 }
 
 # Bytes per key, after the same 100,000 claims and finishes on both sides.
