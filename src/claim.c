@@ -257,6 +257,7 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 static bool
 claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 {
+	static uint32 wait_event = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline = wait->started + claim->wait;
 	TimestampTz lock_deadline = LockTimeout > 0 ?
@@ -273,7 +274,8 @@ claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 	left = TimestampDifferenceMilliseconds(now, Min(deadline, lock_deadline));
 	(void) WaitLatch(MyLatch,
 					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(wait->nap, Max(left, 1)), PG_WAIT_EXTENSION);
+					 Min(wait->nap, Max(left, 1)),
+					 compat_wait_event(&wait_event, "IdempotencyClaimWait"));
 	ResetLatch(MyLatch);
 	wait->waited += GetCurrentTimestamp() - now;
 	wait->nap = Min(wait->nap * 2, WAIT_POLL_MAX);

@@ -109,10 +109,13 @@ claim_admit(ClaimRequest *claim, const Policy *policy, Store *store,
 		return claim_hold_back(answer, reason, now, retry_at);
 	}
 	if (claim_follows(policy, probe, now) && probe->row.state == KEY_RUNNING)
+	{
+		stats_count(claim->slot, STATS_TAKEOVERS, 1);
 		breaker_result(claim->slot,
 					   breaker_generation_at(claim->slot,
 											 probe->row.claimed_at),
 					   false, 1);
+	}
 	tally_claim(claim->slot, claim->generation,
 				claim->settles ? STATS_FINISHED : STATS_NONE,
 				claim->has_lease);

@@ -191,6 +191,7 @@ static void
 lookup_await(Identity *identity, int64 timeout, Lookup *lookup)
 {
 	TimestampTz deadline = GetCurrentTimestamp() + timeout;
+	static uint32 wait_event = 0;
 	long		nap = AWAIT_POLL_MIN;
 
 	for (;;)
@@ -205,7 +206,8 @@ lookup_await(Identity *identity, int64 timeout, Lookup *lookup)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(nap, (deadline - now) / USECS_PER_MSEC + 1),
-						 PG_WAIT_EXTENSION);
+						 compat_wait_event(&wait_event,
+										   "IdempotencyAwait"));
 		ResetLatch(MyLatch);
 		nap = Min(nap * 2, AWAIT_POLL_MAX);
 	}

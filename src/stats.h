@@ -30,6 +30,7 @@ typedef enum StatsCounter
 	STATS_RELEASED,
 	STATS_ABORTED,				/* claims that were rolled back */
 	STATS_LATE_DUPLICATES,		/* claims of a key that had expired */
+	STATS_TAKEOVERS,			/* of leases that were over */
 	STATS_FENCE_REFUSED,
 	STATS_WAITS,				/* for somebody who had the key */
 	STATS_WAIT_US,

@@ -16,6 +16,7 @@ CREATE FUNCTION idempotency.stats(
 	OUT released pg_catalog.int8,
 	OUT aborted pg_catalog.int8,
 	OUT late_duplicates pg_catalog.int8,
+	OUT takeovers pg_catalog.int8,
 	OUT fence_refused pg_catalog.int8,
 	OUT waits pg_catalog.int8,
 	OUT wait_us pg_catalog.int8,
@@ -63,6 +64,8 @@ COMMENT ON COLUMN idempotency.stats.aborted IS
 	'claims undone by a rollback, also to a savepoint, or by the end of their session';
 COMMENT ON COLUMN idempotency.stats.late_duplicates IS
 	'claims of a key that was settled, but whose retention was over: duplicates that were missed';
+COMMENT ON COLUMN idempotency.stats.takeovers IS
+	'claims of a key whose lease was over, given to them';
 COMMENT ON COLUMN idempotency.stats.fence_refused IS
 	'calls of holders that were stale';
 COMMENT ON COLUMN idempotency.stats.waits IS
