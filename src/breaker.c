@@ -433,7 +433,7 @@ idempotency_breaker_reset(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("scope must not be null")));
 	identity_check_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
-	slot = stats_slot(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	slot = stats_known_slot(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	if (slot == STATS_OTHERS)
 		PG_RETURN_BOOL(false);
 	SpinLockAcquire(&breakers[slot].mutex);

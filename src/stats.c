@@ -206,6 +206,13 @@ stats_slot(const char *scope, int scope_len)
 	return number;
 }
 
+/* The slot of a scope if it has one of its own, or 0. */
+StatsSlot
+stats_known_slot(const char *scope, int scope_len)
+{
+	return stats_area ? stats_find(scope, scope_len) : STATS_NO_SLOT;
+}
+
 /* Whose slot it is; false if it is nobody's. */
 bool
 stats_slot_name(StatsSlot number, Oid *database, const char **scope,

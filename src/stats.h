@@ -54,6 +54,7 @@ typedef int StatsSlot;
 extern void stats_init(void);
 extern int	stats_slots(void);
 extern StatsSlot stats_slot(const char *scope, int scope_len);
+extern StatsSlot stats_known_slot(const char *scope, int scope_len);
 extern bool stats_slot_name(StatsSlot slot, Oid *database, const char **scope,
 							int *scope_len);
 extern void stats_count(StatsSlot slot, StatsCounter counter, uint64 n);

@@ -41,7 +41,7 @@ SELECT a.name, a.severity, a.scope, a.value, a.threshold, a.since
 FROM (
 	SELECT 'worker_absent', 'warning', NULL::pg_catalog.text,
 		1::pg_catalog.float8, 0::pg_catalog.float8, NULL::pg_catalog.timestamptz
-	WHERE NOT EXISTS (SELECT FROM idempotency.workers AS w
+	WHERE NOT pg_catalog.pg_is_in_recovery() AND NOT EXISTS (SELECT FROM idempotency.workers AS w
 		WHERE w.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
 			AND w.pid IS NOT NULL)
 	UNION ALL
