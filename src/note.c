@@ -32,10 +32,11 @@
 #include "shmem.h"
 
 #define NOTES			4096
-#define NOTE_DELETIONS	1000	/* at most, by one flush */
+#define NOTE_DELETE_PAGES 256	/* looked at by one flush */
 #define NOTE_DELETE_EVERY USECS_PER_MINUTE
 
 COMPAT_FUNCTION_INFO(idempotency_notes_dropped);
+COMPAT_FUNCTION_INFO(idempotency_notes_dropped_at);
 
 /* attribute numbers, in the order of src/sql/note.sql */
 enum
@@ -64,6 +65,7 @@ typedef struct NoteArea
 {
 	LWLock	   *lock;
 	int64		dropped;
+	TimestampTz dropped_at;		/* the last time */
 	int			n;
 	Note		notes[NOTES];
 } NoteArea;
@@ -111,7 +113,10 @@ note_abort(const pg_uuid_t *id, StatsSlot slot, int32 attempt,
 		note->aborted_at = GetCurrentTimestamp();
 	}
 	else
+	{
 		note_area->dropped++;
+		note_area->dropped_at = GetCurrentTimestamp();
+	}
 	LWLockRelease(note_area->lock);
 }
 
@@ -159,31 +164,34 @@ note_write(Relation rel, const Note *note)
 											isnull));
 }
 
-/* Delete some of what is older than a day. */
+/* Delete what is older than a day in the next pages. */
 static void
 note_delete_old(Relation rel)
 {
+	static BlockNumber next = 0;
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
 	TimestampTz now = GetCurrentTimestamp();
 	Snapshot	snapshot;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	int			n = 0;
 
-	if (RelationGetNumberOfBlocks(rel) == 0)
+	if (blocks == 0)
 		return;
+	if (next >= blocks)
+		next = 0;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = table_beginscan(rel, snapshot, 0, NULL);
-	while (n < NOTE_DELETIONS &&
-		   (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+	heap_setscanlimits(scan, next, Min(blocks - next, NOTE_DELETE_PAGES));
+	next += NOTE_DELETE_PAGES;
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		bool		isnull;
 		Datum		at = heap_getattr(tuple, ABORTED_ABORTED_AT,
 									  RelationGetDescr(rel), &isnull);
 
-		if (DatumGetTimestampTz(at) > now - USECS_PER_DAY)
-			break;				/* they are in order, nearly */
-		simple_heap_delete(rel, &tuple->t_self);
-		n++;
+		if (DatumGetTimestampTz(at) < now - USECS_PER_DAY)
+			(void) compat_heap_delete_nowait(rel, &tuple->t_self,
+											 GetCurrentCommandId(true));
 	}
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -243,4 +251,21 @@ idempotency_notes_dropped(PG_FUNCTION_ARGS)
 		LWLockRelease(note_area->lock);
 	}
 	PG_RETURN_INT64(dropped);
+}
+
+/* notes_dropped_at() returns timestamptz */
+Datum
+idempotency_notes_dropped_at(PG_FUNCTION_ARGS)
+{
+	TimestampTz at = 0;
+
+	if (note_area)
+	{
+		LWLockAcquire(note_area->lock, LW_SHARED);
+		at = note_area->dropped_at;
+		LWLockRelease(note_area->lock);
+	}
+	if (at == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(at);
 }

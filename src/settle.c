@@ -183,12 +183,12 @@ settle_retention(const Settle *settle, int64 asked)
 
 /* Count the settlement, for when it is committed. */
 static void
-settle_count(const Identity *identity, const KeyRow *row)
+settle_count(const Identity *identity, TimestampTz claimed_at,
+			 StatsCounter counter)
 {
 	StatsSlot	slot = stats_slot(identity->scope, identity->scope_len);
 
-	tally_settle(slot, breaker_generation_at(slot, row->claimed_at),
-				 failure_counter(row));
+	tally_settle(slot, breaker_generation_at(slot, claimed_at), counter);
 }
 
 /*
@@ -214,7 +214,8 @@ settle_write(Settle *settle, int64 retention)
 									&settle->row, segment, &state.place);
 	state.settled = true;
 	txn_change(settle->claim, &state);
-	settle_count(settle->identity, &settle->row);
+	settle_count(settle->identity, settle->row.claimed_at,
+				 failure_counter(&settle->row));
 	FAULT_POINT("finish.after_update");
 }
 
@@ -276,9 +277,9 @@ settle_finish(Identity *identity, text *response, int64 asked, text *tag,
 	return settle.row.expires_at;
 }
 
-/* Give the key up as if it had never been claimed. */
+/* Give the key up as if it had never been claimed, and count that so. */
 static void
-settle_release_row(Settle *settle)
+settle_release_row(Settle *settle, StatsCounter counter)
 {
 	TxnClaimState state = settle->claim->state;
 
@@ -295,8 +296,7 @@ settle_release_row(Settle *settle)
 		store_delete(&settle->store, &state.place);
 	state.held = false;
 	txn_change(settle->claim, &state);
-	tally_settle(stats_slot(settle->identity->scope,
-							settle->identity->scope_len), 0, STATS_RELEASED);
+	settle_count(settle->identity, state.claimed_at, counter);
 }
 
 /* Settle with an error. */
@@ -315,7 +315,7 @@ settle_fail(Identity *identity, const Failure *failure, FailureAnswer *answer)
 	else if (!failure->retryable && !settle.policy.store_failures)
 	{
 		failure_released(&settle.row, answer);
-		settle_release_row(&settle);
+		settle_release_row(&settle, STATS_FAILED);
 	}
 	else
 	{
@@ -365,7 +365,7 @@ settle_release(Identity *identity)
 	else
 		store_open_segments(&settle.store,
 							&settle.claim->state.place.segment, 1);
-	settle_release_row(&settle);
+	settle_release_row(&settle, STATS_RELEASED);
 	settle_end(&settle);
 	return true;
 }

@@ -43,7 +43,7 @@
 #include "stats.h"
 
 #define STATS_FILE		PGSTAT_STAT_PERMANENT_DIRECTORY "/idempotency.stat"
-#define STATS_MAGIC		0x1D3E0001
+#define STATS_MAGIC		(0x1D3E0000 + (uint32) sizeof(StatsScope))
 
 COMPAT_FUNCTION_INFO(idempotency_stats);
 COMPAT_FUNCTION_INFO(idempotency_stats_latency);

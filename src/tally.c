@@ -143,6 +143,8 @@ tally_tell(const TallyEntry *entry, bool committed)
 	else if (counter == STATS_FAILED || counter == STATS_RETRIED ||
 			 counter == STATS_ABORTED)
 		breaker_result(entry->slot, entry->generation, false, entry->n);
+	else if (counter == STATS_RELEASED)
+		breaker_withdraw(entry->slot, entry->generation);
 	if (entry->running)
 		limit_leave(entry->slot, entry->n);
 }

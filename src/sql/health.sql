@@ -71,16 +71,17 @@ FROM (
 	WHERE l.lease_left_ms OPERATOR(pg_catalog.<) 0
 	GROUP BY l.scope
 	UNION ALL
-	SELECT 'notes_dropped', 'warning', NULL, n.n, 0, NULL
-	FROM idempotency.notes_dropped() AS n(n)
-	WHERE n.n OPERATOR(pg_catalog.>) 0
+	SELECT 'notes_dropped', 'warning', NULL, idempotency.notes_dropped(), 0, n.at
+	FROM idempotency.notes_dropped_at() AS n(at)
+	WHERE n.at OPERATOR(pg_catalog.>)
+		(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 hour'::pg_catalog.interval)
 ) AS a(name, severity, scope, value, threshold, since);
 COMMENT ON VIEW idempotency.alerts IS
 	'what needs somebody''s attention, now; empty if nothing does';
 COMMENT ON COLUMN idempotency.alerts.scope IS
 	'the scope; of rotation_late, the table; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; notes_dropped: notes';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; notes_dropped: notes since the server was started, if any in the last hour';
 COMMENT ON COLUMN idempotency.alerts.since IS
 	'when it began, where that is known';
 -- tells how an operation fares; grant it to operators

@@ -25,3 +25,12 @@ COMMENT ON FUNCTION idempotency.notes_dropped IS
 	'how many aborted attempts were not noted since the server was started, because the worker didn''t come by in time';
 -- tells how an operation fares; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.notes_dropped FROM PUBLIC;
+
+CREATE FUNCTION idempotency.notes_dropped_at()
+RETURNS pg_catalog.timestamptz
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_notes_dropped_at';
+COMMENT ON FUNCTION idempotency.notes_dropped_at IS
+	'when an aborted attempt was last not noted; null if never';
+-- tells how an operation fares; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.notes_dropped_at FROM PUBLIC;
