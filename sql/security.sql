@@ -46,8 +46,9 @@ WHERE coalesce(p.proowner, c.relowner) <> (SELECT nspowner FROM pg_namespace WHE
 -- views don't let a condition of their reader see more than they show
 SELECT relname FROM pg_class AS c JOIN security_test.member AS m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid
 WHERE relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions), false);
--- no function changes roles, and all are C, so that none looks a name up
-SELECT proname FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
+-- no function changes roles, and all are C, so that none looks a name up, or
+-- look for it where nobody else can put one
+SELECT proname, proconfig FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 WHERE prosecdef OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c') OR proconfig IS NOT NULL OR proleakproof;
 -- nothing takes or returns an internal value
 SELECT proname FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid

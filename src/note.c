@@ -18,6 +18,7 @@
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/indexing.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -160,7 +161,7 @@ note_write(Relation rel, const Note *note)
 	values[ABORTED_CLAIMED_AT - 1] = TimestampTzGetDatum(note->claimed_at);
 	values[ABORTED_ABORTED_AT - 1] = TimestampTzGetDatum(note->aborted_at);
 	values[ABORTED_PID - 1] = Int32GetDatum(note->pid);
-	simple_heap_insert(rel, heap_form_tuple(RelationGetDescr(rel), values,
+	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values,
 											isnull));
 }
 
