@@ -126,7 +126,6 @@ report()
 				side, a, b, b / a, c, d, d / c, most / 1048576, last / 1048576 }' "$state/$side.bytes"
 	done
 	echo "goal: throughput >= 0.95, p99 <= 1.2"
-	psql_steady -c "SELECT 'tables rotated: ' || count(*) FROM idempotency.segment_state"
 }
 
 draw()
@@ -151,7 +150,12 @@ GNUPLOT
 
 start
 load ring steady
-psql_steady -c "ALTER SYSTEM RESET idempotency.clock_offset" -c "TRUNCATE steady.business" -c "SELECT pg_reload_conf()" >/dev/null
+psql_steady -c "ALTER SYSTEM RESET idempotency.clock_offset" -c "SELECT pg_reload_conf()" \
+	-c "TRUNCATE steady.business" -c "SELECT 'tables rotated at least once: ' || count(*) FROM idempotency.segment_state" |
+	grep tables
+# the other side is measured without what this one has left
+psql_steady -c "SELECT format('TRUNCATE %s', string_agg(oid::regclass::text, ', ')) FROM pg_class
+	WHERE relnamespace = 'idempotency'::regnamespace AND relkind = 'r' AND relname LIKE 'key%'" | psql_steady
 load hand steady_hand
 report
 draw
