@@ -76,7 +76,6 @@ SELECT idempotency.once('stats.limit', 'once') AS first FROM generate_series(1, 
 --
 \set VERBOSITY sqlstate
 SHOW idempotency.max_scopes;
-ALTER SYSTEM SET idempotency.max_scopes = 10;
 SET idempotency.naptime = '2 s';
 ALTER SYSTEM SET idempotency.naptime = '99 ms';
 ALTER SYSTEM SET idempotency.naptime = '61 min';
