@@ -13,7 +13,7 @@
 # and size over time: tmp/steady/steady.svg.  It fails no build.
 #
 # Environment: STEADY_SECONDS of each side (60; 600 for a release),
-# STEADY_CLIENTS (4).
+# STEADY_CLIENTS (4), STEADY_SIDES (ring hand).
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -21,6 +21,7 @@ set -eu
 here=$top/test/bench
 seconds=${STEADY_SECONDS:-60}
 clients=${STEADY_CLIENTS:-4}
+sides=${STEADY_SIDES:-ring hand}
 speed=360
 
 say()
@@ -118,7 +119,7 @@ report()
 	local side
 	printf '%-14s %10s %10s %7s %10s %10s %7s %10s %10s\n' side first/s last/s ratio \
 		"p99 first" "p99 last" ratio "most MB" "last MB"
-	for side in ring hand; do
+	for side in $sides; do
 		awk -v side=$side -v a="$(part $side 2 first)" -v b="$(part $side 2 last)" \
 			-v c="$(part $side 3 first)" -v d="$(part $side 3 last)" \
 			'{ if ($2 > most) most = $2; last = $2 }
@@ -138,24 +139,34 @@ set key outside top center horizontal
 set xlabel 'seconds'
 set ylabel 'transactions/s'
 set yrange [0:*]
-plot '$state/ring.seconds' using 1:2 with lines title 'rings', '$state/hand.seconds' using 1:2 with lines title 'hand-written'
+plot for [side in '$sides'] '$state/'.side.'.seconds' using 1:2 with lines title side
 set ylabel 'p99, ms'
-plot '$state/ring.seconds' using 1:3 with lines title 'rings', '$state/hand.seconds' using 1:3 with lines title 'hand-written'
+plot for [side in '$sides'] '$state/'.side.'.seconds' using 1:3 with lines title side
 set ylabel 'keys, MB'
-plot '$state/ring.bytes' using 1:(\$2/1048576) with lines title 'rings', '$state/hand.bytes' using 1:(\$2/1048576) with lines title 'hand-written'
+plot for [side in '$sides'] '$state/'.side.'.bytes' using 1:(\$2/1048576) with lines title side
 unset multiplot
 GNUPLOT
 	say "the picture is $state/steady.svg"
 }
 
+# clear: takes away what one side has left, before the other is measured.
+clear()
+{
+	psql_steady -c "ALTER SYSTEM RESET idempotency.clock_offset" -c "SELECT pg_reload_conf()" \
+		-c "TRUNCATE steady.business, steady.idempotency_keys" >/dev/null
+	psql_steady -c "SELECT format('TRUNCATE %s', string_agg(oid::regclass::text, ', ')) FROM pg_class
+		WHERE relnamespace = 'idempotency'::regnamespace AND relkind = 'r' AND relname LIKE 'key%'" |
+		psql_steady
+}
+
 start
-load ring steady
-psql_steady -c "ALTER SYSTEM RESET idempotency.clock_offset" -c "SELECT pg_reload_conf()" \
-	-c "TRUNCATE steady.business" -c "SELECT 'tables rotated at least once: ' || count(*) FROM idempotency.segment_state" |
-	grep tables
-# the other side is measured without what this one has left
-psql_steady -c "SELECT format('TRUNCATE %s', string_agg(oid::regclass::text, ', ')) FROM pg_class
-	WHERE relnamespace = 'idempotency'::regnamespace AND relkind = 'r' AND relname LIKE 'key%'" | psql_steady
-load hand steady_hand
+for side in $sides; do
+	case $side in
+		ring) load ring steady ;;
+		hand) load hand steady_hand ;;
+		*) die "unknown side \"$side\": ring or hand" ;;
+	esac
+	clear
+done
 report
 draw
