@@ -15,6 +15,7 @@
 #include "utils/snapmgr.h"
 
 #include "claim.h"
+#include "fault.h"
 #include "guc.h"
 #include "limit.h"
 #include "tally.h"
@@ -39,18 +40,30 @@ claim_visit_lease(const Identity *identity, const KeyRow *row, bool own,
 
 /*
  * How many leases of the scope are running, beyond those that limit_enter()
- * counts: committed ones, and this transaction's own.
+ * counts: committed ones, and this transaction's own.  An error or a cancel
+ * meanwhile takes back what limit_enter() has counted for this claim.
  */
 static int64
 claim_running_leases(const ClaimRequest *claim, Store *store, TimestampTz now)
 {
 	Leases		leases = {now, 0};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
-	store_visit_running(store, claim->identity.scope,
-						claim->identity.scope_len, snapshot,
-						claim_visit_lease, &leases);
-	UnregisterSnapshot(snapshot);
+	PG_TRY();
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		FAULT_POINT("limit.count");
+		store_visit_running(store, claim->identity.scope,
+							claim->identity.scope_len, snapshot,
+							claim_visit_lease, &leases);
+		UnregisterSnapshot(snapshot);
+	}
+	PG_CATCH();
+	{
+		limit_leave(claim->slot, 1);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	return leases.running - tally_leased(claim->slot);
 }
 
