@@ -536,5 +536,20 @@ setting($clocked, 'idempotency.fault');
 ok(becomes($clocked, 'running'), 'an error that ends it: it comes back');
 my $ends = logged($clocked, 'FATAL:  fault at worker.step', $offset);
 ok($ends >= 1 && $ends <= 4, "... more and more slowly ($ends times in 5 s)");
+
+# a claim that ends with an error while the limit counts leases holds no place
+$clocked->safe_psql('postgres', q{SELECT FROM idempotency.configure('places', limit_running => 1)});
+for my $n (1 .. 3)
+{
+	my ($status, undef, $error) = $clocked->psql('postgres', qq{
+		SET idempotency.fault = 'limit.count:error';
+		SELECT outcome FROM idempotency.claim('places', 'failed-$n', lease => '1 min')},
+		on_error_stop => 1);
+	like($error, qr/fault at limit\.count/, "an error while leases are counted, $n");
+}
+is($clocked->safe_psql('postgres', q{SELECT outcome FROM idempotency.claim('places', 'first', lease => '1 min')}),
+	'execute', '... leaves the only place free');
+is($clocked->safe_psql('postgres', q{SELECT outcome, reason FROM idempotency.claim('places', 'second', lease => '1 min')}),
+	'retry_later|limit_running', '... and there is only that one');
 $clocked->stop;
 done_testing();
