@@ -19,15 +19,15 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
+SUBJECTS = claim_record counter decision entry incarnation ledger recorder seal trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
 	claim_decide configure configure_show digest duty es6number failure fault fence guc \
-	health history identity jsontree key keyrow launcher lease limit lookup maintain module \
+	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle module \
 	note operator policy ring roster run settle shmem stats store store_open tally trigger \
 	txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
+SQL_PARTS = header policy store fence ledger canonical merkle claim settle lease operator batch run \
 	lookup trigger maintain stats breaker note worker \
 	health
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
@@ -39,7 +39,7 @@ DOCS = README.md
 #------------------------------------------------------------------------
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
-REGRESS = install identity canonical lease takeover operator claim settle policy \
+REGRESS = install identity canonical merkle lease takeover operator claim settle policy \
 	batch run trigger lookup maintain stats security
 REGRESS_OPTS = --encoding=UTF8
 
@@ -61,6 +61,7 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 -include $(wildcard src/*.d)
+include $(wildcard src/witness/Makefile.inc)
 
 $(SCRIPT): $(SQL_PARTS:%=src/sql/%.sql) Makefile
 	cat $(SQL_PARTS:%=src/sql/%.sql) > $@

@@ -25,7 +25,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
-#include "fence.h"
+#include "incarnation.h"
 
 #define ABANDONED_MAX 10000
 
@@ -316,7 +316,7 @@ idempotency_take_abandoned(PG_FUNCTION_ARGS)
 	lease = policy_lease_argument("lease", PG_ARGISNULL(2) ? NULL :
 								  PG_GETARG_INTERVAL_P(2));
 	InitMaterializedSRF(fcinfo, 0);
-	(void) fence_prepare(true);
+	(void) incarnation_prepare(true);
 	policy_lock();
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
 	policy_check_role(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));

@@ -78,6 +78,8 @@ answer_from_row(Answer *answer, Outcome outcome, const KeyRow *row)
 	answer->claimed_at = row->claimed_at;
 	answer->finished_at = row->finished_at;
 	answer->expires_at = row->expires_at;
+	if (row->withheld == WITHHELD_ERASED)
+		answer->reason = "erased";
 }
 
 /*

@@ -32,7 +32,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
-#include "fence.h"
+#include "incarnation.h"
 
 /* keys whose locks are held together */
 #define CHUNK_KEYS 64
@@ -223,8 +223,12 @@ batch_decide_chunk(Batch *batch)
 						&probe, now);
 		if (claim_decide(&item->claim, &batch->policy, &probe, now,
 						 &item->answer))
+		{
 			claim_restrain_replay(&item->claim, &batch->policy, now,
 								  &item->answer);
+			claim_record_answer(&item->claim, &batch->policy, &probe, now,
+								&item->answer);
+		}
 		else
 			batch_admit(batch, item, &probe, now);
 		claim_count(&item->claim, &item->answer);
@@ -255,7 +259,7 @@ batch_execute(Batch *batch)
 
 	claim_wait_start(&wait);
 	if (batch->nitems > 0 && batch->items[0].claim.has_lease)
-		(void) fence_prepare(true);
+		(void) incarnation_prepare(true);
 	while (batch->next < batch->nitems)
 	{
 		TransactionId busy = InvalidTransactionId;

@@ -36,6 +36,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
+#include "note.h"
 #include "shmem.h"
 
 #define BREAKER_STEPS 10
@@ -103,6 +104,27 @@ breaker_init(void)
 {
 	shmem_register("idempotency breakers", breaker_size, breaker_init_area,
 				   (void **) &breakers);
+}
+
+/*
+ * Note that the breaker's state is another one than it was.  Not to be called
+ * under the spinlock; raises nothing.
+ */
+static void
+breaker_note(StatsSlot slot, BreakerState before, BreakerState after,
+			 TimestampTz now)
+{
+	char		detail[64];
+	const char *scope;
+	int			scope_len;
+	Oid			database;
+
+	if (before == after ||
+		!stats_slot_name(slot, &database, &scope, &scope_len))
+		return;
+	snprintf(detail, sizeof(detail), "{\"from\": \"%s\", \"to\": \"%s\"}",
+			 breaker_state_names[before], breaker_state_names[after]);
+	note_scope(ENTRY_BREAKER, database, scope, scope_len, now, detail);
 }
 
 /* Change the state.  The caller holds the spinlock. */
@@ -229,6 +251,8 @@ breaker_admit(StatsSlot slot, const Restraint *settings, TimestampTz now,
 			  TimestampTz *retry_at)
 {
 	Breaker    *breaker;
+	BreakerState before;
+	BreakerState after;
 	bool		admitted;
 
 	*generation = 0;
@@ -239,11 +263,14 @@ breaker_admit(StatsSlot slot, const Restraint *settings, TimestampTz now,
 		breaker->settings.breaker_failures == 0)
 		return true;
 	SpinLockAcquire(&breaker->mutex);
+	before = breaker->state;
 	breaker_configure(breaker, settings, now);
 	admitted = settings->breaker_failures == 0 ||
 		breaker_decide(breaker, now, lease, retry_at);
 	*generation = breaker->generation;
+	after = breaker->state;
 	SpinLockRelease(&breaker->mutex);
+	breaker_note(slot, before, after, now);
 	return admitted;
 }
 
@@ -314,6 +341,8 @@ breaker_result(StatsSlot slot, BreakerGeneration generation, bool success,
 			   uint64 n)
 {
 	Breaker    *breaker;
+	BreakerState before;
+	BreakerState after;
 	TimestampTz now;
 
 	if (breakers == NULL || slot <= STATS_OTHERS || generation == 0)
@@ -321,6 +350,7 @@ breaker_result(StatsSlot slot, BreakerGeneration generation, bool success,
 	now = clock_now();
 	breaker = &breakers[slot];
 	SpinLockAcquire(&breaker->mutex);
+	before = breaker->state;
 	if (breaker->generation == generation &&
 		breaker->settings.breaker_failures > 0)
 	{
@@ -341,7 +371,9 @@ breaker_result(StatsSlot slot, BreakerGeneration generation, bool success,
 				breaker_change(breaker, BREAKER_OPEN, now);
 		}
 	}
+	after = breaker->state;
 	SpinLockRelease(&breaker->mutex);
+	breaker_note(slot, before, after, now);
 }
 
 /* columns of breakers(), counted from 0 */
@@ -424,6 +456,8 @@ Datum
 idempotency_breaker_reset(PG_FUNCTION_ARGS)
 {
 	text	   *scope = TEXT_ARGUMENT(0);
+	TimestampTz now = clock_now();
+	BreakerState before;
 	StatsSlot	slot;
 	bool		found;
 
@@ -437,9 +471,11 @@ idempotency_breaker_reset(PG_FUNCTION_ARGS)
 	if (slot == STATS_OTHERS)
 		PG_RETURN_BOOL(false);
 	SpinLockAcquire(&breakers[slot].mutex);
+	before = breakers[slot].state;
 	found = breakers[slot].generation > 0;
 	if (found)
-		breaker_change(&breakers[slot], BREAKER_CLOSED, clock_now());
+		breaker_change(&breakers[slot], BREAKER_CLOSED, now);
 	SpinLockRelease(&breakers[slot].mutex);
+	breaker_note(slot, before, BREAKER_CLOSED, now);
 	PG_RETURN_BOOL(found);
 }

@@ -61,15 +61,31 @@ static struct
 	Oid			table[SEGMENT_COUNT];
 	Oid			index[SEGMENT_COUNT];
 	Oid			running_index[SEGMENT_COUNT];
-	Oid			incarnation;
-	Oid			fence_sequence;
-	Oid			aborted;
+	Oid			relation[CATALOG_RELATIONS];
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
 	uint64		incarnation_generation;
+	uint64		ledger_generation;
 }			catalog;
+
+static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
+	[CATALOG_INCARNATION] = "incarnation",
+	[CATALOG_FENCE_SEQ] = "fence_seq",
+	[CATALOG_ABORTED_ATTEMPT] = "aborted_attempt",
+	[CATALOG_LEDGER_SEQ] = "ledger_seq",
+	[CATALOG_LEDGER_ENTRY] = "ledger_entry",
+	[CATALOG_LEDGER_ENTRY_PKEY] = "ledger_entry_pkey",
+	[CATALOG_LEDGER_PAYLOAD] = "ledger_payload",
+	[CATALOG_LEDGER_PAYLOAD_PKEY] = "ledger_payload_pkey",
+	[CATALOG_LEDGER_TILE] = "ledger_tile",
+	[CATALOG_LEDGER_TILE_PKEY] = "ledger_tile_pkey",
+	[CATALOG_LEDGER_CHECKPOINT] = "ledger_checkpoint",
+	[CATALOG_LEDGER_CHECKPOINT_PKEY] = "ledger_checkpoint_pkey",
+	[CATALOG_LEDGER_WITNESS] = "ledger_witness",
+	[CATALOG_LEDGER_PRUNE] = "ledger_prune"
+};
 
 static ResultDesc result_descs[RESULT_DESCS];
 static bool result_descs_valid = false;
@@ -84,13 +100,19 @@ catalog_relation_changed(Datum arg, Oid relid)
 
 	if (ours)
 		catalog.policy_generation++;
-	if (relid == InvalidOid || relid == catalog.incarnation)
+	if (relid == InvalidOid ||
+		relid == catalog.relation[CATALOG_INCARNATION])
 	{
 		catalog.incarnation_generation++;
 		ours = true;
 	}
+	if (relid == InvalidOid ||
+		relid == catalog.relation[CATALOG_LEDGER_ENTRY])
+		catalog.ledger_generation++;
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)
 		ours = relid == catalog.table[i];
+	for (int i = 0; i < CATALOG_RELATIONS && !ours; i++)
+		ours = relid == catalog.relation[i];
 	if (ours)
 		catalog.valid = false;
 }
@@ -108,6 +130,7 @@ catalog_init(void)
 {
 	catalog.policy_generation = 1;
 	catalog.incarnation_generation = 1;
+	catalog.ledger_generation = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, catalog_function_changed,
 								  (Datum) 0);
@@ -194,9 +217,9 @@ catalog_load(void)
 	catalog_check_version();
 	schema = get_namespace_oid(IDEMPOTENCY_SCHEMA, false);
 	catalog.policy = catalog_lookup("scope_policy", schema);
-	catalog.incarnation = catalog_lookup("incarnation", schema);
-	catalog.fence_sequence = catalog_lookup("fence_seq", schema);
-	catalog.aborted = catalog_lookup("aborted_attempt", schema);
+	for (int i = 0; i < CATALOG_RELATIONS; i++)
+		catalog.relation[i] = catalog_lookup(catalog_relation_names[i],
+											 schema);
 	for (Segment i = 0; i < SEGMENT_COUNT; i++)
 	{
 		snprintf(index_name, NAMEDATALEN, "%s_pkey", segment_name(i));
@@ -229,28 +252,19 @@ catalog_segment_table(Segment segment)
 	return catalog.table[segment];
 }
 
-/* OID of the table of incarnations. */
+/* OID of one of our other relations. */
 Oid
-catalog_incarnation_table(void)
+catalog_relation(CatalogRelation relation)
 {
 	catalog_load();
-	return catalog.incarnation;
+	return catalog.relation[relation];
 }
 
-/* OID of the sequence that fences are drawn from. */
-Oid
-catalog_fence_sequence(void)
+/* Is the extension, still, in this database? */
+bool
+catalog_is_there(void)
 {
-	catalog_load();
-	return catalog.fence_sequence;
-}
-
-/* OID of the table of aborted attempts. */
-Oid
-catalog_aborted_table(void)
-{
-	catalog_load();
-	return catalog.aborted;
+	return catalog.valid || OidIsValid(get_extension_oid("idempotency", true));
 }
 
 /* OID of a segment's primary key, on id. */
@@ -322,6 +336,13 @@ uint64
 catalog_incarnation_generation(void)
 {
 	return catalog.incarnation_generation;
+}
+
+/* Rises whenever the ledger's table may have changed. */
+uint64
+catalog_ledger_generation(void)
+{
+	return catalog.ledger_generation;
 }
 
 /* The role that owns the extension's tables. */
@@ -436,9 +457,9 @@ catalog_has_own_indexes(Relation heap, Segment segment)
 						 "scope", false);
 }
 
-/* Why can't this table be written directly?  NULL if it can. */
+/* Why can't a table of ours be written directly?  NULL if it can. */
 static const char *
-catalog_obstacle(Relation heap, Segment segment)
+catalog_obstacle(Relation heap)
 {
 	Form_pg_class form = heap->rd_rel;
 	TupleConstr *constraints = RelationGetDescr(heap)->constr;
@@ -452,8 +473,6 @@ catalog_obstacle(Relation heap, Segment segment)
 		return "It has an inheritance child.";
 	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
 		return "It is not a logged table.";
-	if (heap->trigdesc != NULL)
-		return "It has a trigger or a foreign key.";
 	if (heap->rd_rules != NULL)
 		return "It has a rule.";
 	if (form->relrowsecurity)
@@ -461,11 +480,21 @@ catalog_obstacle(Relation heap, Segment segment)
 	if (constraints && (constraints->num_check > 0 ||
 						constraints->num_defval > 0))
 		return "It has a check constraint or a default.";
-	if (!catalog_has_own_indexes(heap, segment))
-		return "It lacks one of its indexes, or has another.";
 	if (catalog_is_distributed(RelationGetRelid(heap)))
 		return "It is a distributed table.";
 	return NULL;
+}
+
+/* Raises 55000: the table isn't what a direct write would do justice to. */
+static void
+catalog_refuse(Relation heap, const char *use, const char *obstacle)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s.%s\" cannot be used to %s",
+					IDEMPOTENCY_SCHEMA, RelationGetRelationName(heap), use),
+			 errdetail_internal("%s", obstacle),
+			 errhint("The extension writes its tables directly; restore the table to the form in which CREATE EXTENSION made it.")));
 }
 
 /*
@@ -475,15 +504,33 @@ catalog_obstacle(Relation heap, Segment segment)
 void
 catalog_require_plain(Relation heap, Segment segment)
 {
-	const char *obstacle = catalog_obstacle(heap, segment);
+	const char *obstacle = catalog_obstacle(heap);
 
+	if (obstacle == NULL && heap->trigdesc != NULL)
+		obstacle = "It has a trigger or a foreign key.";
+	if (obstacle == NULL && !catalog_has_own_indexes(heap, segment))
+		obstacle = "It lacks one of its indexes, or has another.";
 	if (obstacle)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s.%s\" cannot be used to remember idempotency keys",
-						IDEMPOTENCY_SCHEMA, RelationGetRelationName(heap)),
-				 errdetail_internal("%s", obstacle),
-				 errhint("The extension writes its tables directly; restore the table to the form in which CREATE EXTENSION made it.")));
+		catalog_refuse(heap, "remember idempotency keys", obstacle);
+}
+
+/*
+ * Likewise for the ledger's table, which has a trigger of ours.  Raises 55000.
+ */
+void
+catalog_require_ledger(Relation heap)
+{
+	const char *obstacle = catalog_obstacle(heap);
+	List	   *indexes = RelationGetIndexList(heap);
+
+	if (obstacle == NULL &&
+		(list_length(indexes) != 1 ||
+		 !catalog_index_is(catalog.relation[CATALOG_LEDGER_ENTRY_PKEY],
+						   RelationGetRelid(heap), "seq", true)))
+		obstacle = "It lacks its index, or has another.";
+	list_free(indexes);
+	if (obstacle)
+		catalog_refuse(heap, "record decisions", obstacle);
 }
 
 /* Forget the result descriptors that a change of functions made doubtful. */

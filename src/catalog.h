@@ -19,6 +19,26 @@
 #define IDEMPOTENCY_SCHEMA	"idempotency"
 #define IDEMPOTENCY_VERSION "0.1.0"
 
+/* tables, indexes and sequences that are looked up by their names */
+typedef enum CatalogRelation
+{
+	CATALOG_INCARNATION,
+	CATALOG_FENCE_SEQ,
+	CATALOG_ABORTED_ATTEMPT,
+	CATALOG_LEDGER_SEQ,
+	CATALOG_LEDGER_ENTRY,
+	CATALOG_LEDGER_ENTRY_PKEY,
+	CATALOG_LEDGER_PAYLOAD,
+	CATALOG_LEDGER_PAYLOAD_PKEY,
+	CATALOG_LEDGER_TILE,
+	CATALOG_LEDGER_TILE_PKEY,
+	CATALOG_LEDGER_CHECKPOINT,
+	CATALOG_LEDGER_CHECKPOINT_PKEY,
+	CATALOG_LEDGER_WITNESS,
+	CATALOG_LEDGER_PRUNE,
+	CATALOG_RELATIONS
+} CatalogRelation;
+
 /* called when a backend has loaded the catalog; may be NULL */
 extern void (*catalog_loaded_hook) (void);
 
@@ -27,9 +47,8 @@ extern Oid	catalog_policy_table(void);
 extern Oid	catalog_segment_table(Segment segment);
 extern Oid	catalog_segment_index(Segment segment);
 extern Oid	catalog_segment_running_index(Segment segment);
-extern Oid	catalog_incarnation_table(void);
-extern Oid	catalog_fence_sequence(void);
-extern Oid	catalog_aborted_table(void);
+extern Oid	catalog_relation(CatalogRelation relation);
+extern bool catalog_is_there(void);
 extern Oid	catalog_owner(void);
 extern bool catalog_segment_is_checked(Segment segment);
 extern void catalog_segment_checked(Segment segment);
@@ -38,9 +57,11 @@ extern int64 catalog_segment_seen_empty(Segment segment);
 extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
 extern uint64 catalog_incarnation_generation(void);
+extern uint64 catalog_ledger_generation(void);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
+extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_plain(Relation heap, Segment segment);
 
 #endif							/* IDEMPOTENCY_CATALOG_H */

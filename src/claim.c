@@ -43,8 +43,8 @@
 #include "compat.h"
 #include "errors.h"
 #include "fault.h"
-#include "fence.h"
 #include "guc.h"
+#include "incarnation.h"
 #include "txn.h"
 
 /* who waits looks again after this many ms: doubling, up to a limit */
@@ -141,9 +141,9 @@ claim_prepare(ClaimRequest *claim, Policy *policy)
 }
 
 /*
- * Note for this transaction that it has taken the key, unless the claim is
- * settled.  A leased one is not held by this transaction, and need not be
- * settled in it.
+ * Note for this transaction that it has taken the key, and what goes into the
+ * ledger of that, unless the claim is settled.
+ * A leased one is not held by this transaction, and need not be settled in it.
  */
 void
 claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
@@ -152,6 +152,7 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	Identity	identity = claim->identity;
 	TxnClaim   *note;
 	TxnClaimState state = {0};
+	DecisionNumber decision = claim_record_taken(claim, policy, row, probe);
 
 	if (claim->settles || claim->has_lease)
 		txn_wrote_unnoted();
@@ -169,6 +170,12 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	state.retention = claim->retention;
 	state.claimed_at = row->claimed_at;
 	state.attempt = row->attempt;
+	state.audited = policy->audit != AUDIT_OFF;
+	if (state.commit_settles && state.held)
+	{
+		decision_supersedable(decision);
+		state.decision = decision;
+	}
 	txn_change(note, &state);
 }
 
@@ -239,7 +246,10 @@ claim_attempt(ClaimRequest *claim, const Policy *policy, Answer *answer)
 	if (probe.result != PROBE_BUSY)
 	{
 		if (claim_decide(claim, policy, &probe, now, answer))
+		{
 			claim_restrain_replay(claim, policy, now, answer);
+			claim_record_answer(claim, policy, &probe, now, answer);
+		}
 		else if (claim_admit(claim, policy, &store, &probe, now, answer))
 			claim_take(claim, policy, &store, &probe, now, answer);
 	}
@@ -364,13 +374,13 @@ claim_prepare_fence(ClaimRequest *claim, ClaimWait *wait)
 {
 	Policy		policy;
 
-	if (likely(fence_prepare(false)))
+	if (likely(incarnation_prepare(false)))
 		return true;
 	claim_prepare(claim, &policy);
 	policy_unlock();
 	if (claim->wait == WAIT_FOREVER)
-		return fence_prepare(true);
-	while (!fence_prepare(false))
+		return incarnation_prepare(true);
+	while (!incarnation_prepare(false))
 	{
 		if (!claim_doze(claim, wait))
 			return false;

@@ -10,6 +10,7 @@
 
 #include "answer.h"
 #include "breaker.h"
+#include "decision.h"
 #include "policy.h"
 #include "store.h"
 
@@ -60,6 +61,13 @@ extern bool claim_admit(ClaimRequest *claim, const Policy *policy,
 						Answer *answer);
 extern void claim_restrain_replay(ClaimRequest *claim, const Policy *policy,
 								  TimestampTz now, Answer *answer);
+extern DecisionNumber claim_record_taken(const ClaimRequest *claim,
+										 const Policy *policy,
+										 const KeyRow *row,
+										 const Probe *probe);
+extern void claim_record_answer(const ClaimRequest *claim,
+								const Policy *policy, const Probe *probe,
+								TimestampTz now, const Answer *answer);
 extern void claim_count(const ClaimRequest *claim, const Answer *answer);
 extern bool claim_follows(const Policy *policy, const Probe *probe,
 						  TimestampTz now);

@@ -186,6 +186,7 @@ static void
 claim_keep(const KeyRow *before, KeyRow *row)
 {
 	row->attempt = before->attempt + 1;
+	row->event_no = before->event_no;
 	if (!row->has_fingerprint && before->has_fingerprint)
 	{
 		row->has_fingerprint = true;
@@ -250,7 +251,7 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	{
 		row->has_fingerprint = true;
 		memcpy(row->fingerprint, claim->fingerprint, DIGEST_LENGTH);
-		if (policy->store_request)
+		if (policy->store_request || policy->audit_payloads)
 			row->request = (struct varlena *) claim->request;
 	}
 	if (claim->has_lease)
@@ -260,6 +261,7 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	}
 	if (follows)
 		claim_keep(&probe->row, row);
+	decision_number_row(policy, row);
 	answer_granted(answer, row,
 				   follows && probe->row.state == KEY_RUNNING);
 	/* otherwise it is kept until the claim is settled */

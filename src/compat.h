@@ -16,6 +16,7 @@
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "commands/extension.h"
+#include "commands/sequence.h"
 #include "common/jsonapi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -57,15 +58,23 @@ compat_heap_update(Relation rel, ItemPointer otid, HeapTuple tuple)
 #endif
 }
 
+/* Start an index scan on so many keys. */
+static inline IndexScanDesc
+compat_index_beginscan_keys(Relation heap, Relation index, Snapshot snapshot,
+							int n)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, n, 0);
+#else
+	return index_beginscan(heap, index, snapshot, n, 0);
+#endif
+}
+
 /* Start an index scan on one key. */
 static inline IndexScanDesc
 compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot)
 {
-#if PG_VERSION_NUM >= 180000
-	return index_beginscan(heap, index, snapshot, NULL, 1, 0);
-#else
-	return index_beginscan(heap, index, snapshot, 1, 0);
-#endif
+	return compat_index_beginscan_keys(heap, index, snapshot, 1);
 }
 
 /*
@@ -155,6 +164,17 @@ compat_no_transaction_timeout(void)
 {
 #if PG_VERSION_NUM >= 170000
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#endif
+}
+
+/* The head of a sequence's WAL record. */
+static inline void
+compat_seq_record(xl_seq_rec *record, Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+	record->locator = rel->rd_locator;
+#else
+	record->node = rel->rd_node;
 #endif
 }
 

@@ -29,12 +29,14 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
+#include "utils/json.h"
 #include "utils/rel.h"
 #include "utils/xid8.h"
 
 #include "catalog.h"
 #include "compat.h"
 #include "configure.h"
+#include "decision.h"
 #include "errors.h"
 #include "fault.h"
 #include "guc.h"
@@ -283,7 +285,51 @@ configure_restraint(FunctionCallInfo fcinfo, PolicyRow *row)
 				 errhint("Add idempotency to shared_preload_libraries, and restart the server.")));
 }
 
-/* Take over the arguments that were given.  Raises ID400. */
+/*
+ * Set what goes into the ledger: only whoever owns the extension may, as it
+ * decides what an auditor will find.  Raises ID400, 42501.
+ */
+static void
+configure_audit(FunctionCallInfo fcinfo, PolicyRow *row)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(27) && PG_ARGISNULL(28))
+		return;
+	if (!has_privs_of_role(GetUserId(), catalog_owner()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to change what is audited"),
+				 errhint("Only members of the role that owns the extension may.")));
+	configure_boolean(fcinfo, 28, row, POLICY_AUDIT_PAYLOADS);
+	if (PG_ARGISNULL(27))
+		return;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(27));
+	for (int i = 0; configure_audits[i].name; i++)
+	{
+		if (strcmp(value, configure_audits[i].name) != 0)
+			continue;
+		configure_set(row, POLICY_AUDIT,
+					  CharGetDatum((char) configure_audits[i].value));
+		return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+			 errmsg("audit must be 'off', 'decisions' or 'everything'")));
+}
+
+/* Record the change: what the policy is now. */
+static void
+configure_record(text *scope, Datum shown)
+{
+	text	   *json = DatumGetTextPP(DirectFunctionCall1(row_to_json, shown));
+
+	decision_general(ENTRY_CONFIGURED, VARDATA_ANY(scope),
+					 VARSIZE_ANY_EXHDR(scope),
+					 psprintf("{\"policy\": %s}", text_to_cstring(json)));
+}
+
+/* Take over the arguments that were given.  Raises ID400, 42501. */
 static void
 configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 {
@@ -310,6 +356,7 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 	configure_integer(fcinfo, 17, "max_state_bytes", 0, STATE_BYTES_MAX, row,
 					  POLICY_MAX_STATE_BYTES);
 	configure_restraint(fcinfo, row);
+	configure_audit(fcinfo, row);
 }
 
 /* Write the row, over the scope's old one if there is one. */
@@ -430,7 +477,8 @@ configure_keep(Relation rel, text *scope, List *reaches)
  *			 breaker_window interval, breaker_cooldown interval,
  *			 breaker_probes bigint, limit_claims bigint,
  *			 limit_running bigint, limit_replays bigint,
- *			 limit_interval interval) returns record
+ *			 limit_interval interval, audit text, audit_payloads boolean)
+ *			 returns record
  */
 Datum
 idempotency_configure(PG_FUNCTION_ARGS)
@@ -440,6 +488,7 @@ idempotency_configure(PG_FUNCTION_ARGS)
 	Policy		policy;
 	Relation	rel;
 	List	   *reaches;
+	Datum		shown;
 
 	catalog_check_writable("configure()");
 	configure_row(&row, scope);
@@ -452,5 +501,7 @@ idempotency_configure(PG_FUNCTION_ARGS)
 	table_close(rel, NoLock);
 
 	policy_get(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope), &policy);
-	PG_RETURN_DATUM(configure_show(fcinfo, scope, &policy));
+	shown = configure_show(fcinfo, scope, &policy);
+	configure_record(scope, shown);
+	PG_RETURN_DATUM(shown);
 }

@@ -17,7 +17,15 @@ typedef struct LeaseExpiryName
 	const char *name;
 } LeaseExpiryName;
 
+/* likewise of what is recorded */
+typedef struct AuditName
+{
+	Audit		value;
+	const char *name;
+} AuditName;
+
 extern const LeaseExpiryName configure_lease_expiries[];
+extern const AuditName configure_audits[];
 
 extern text *configure_scope(FunctionCallInfo fcinfo);
 extern Datum configure_show(FunctionCallInfo fcinfo, text *scope,

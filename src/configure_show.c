@@ -28,6 +28,13 @@ const LeaseExpiryName configure_lease_expiries[] = {
 	{0, NULL}
 };
 
+const AuditName configure_audits[] = {
+	{AUDIT_OFF, "off"},
+	{AUDIT_DECISIONS, "decisions"},
+	{AUDIT_EVERYTHING, "everything"},
+	{0, NULL}
+};
+
 /*
  * The scope argument of configure() and policy(): a scope, or '*'.  Raises
  * ID400.
@@ -57,6 +64,18 @@ configure_lease_expiry_name(LeaseExpiry value)
 			return configure_lease_expiries[i].name;
 	}
 	elog(ERROR, "unknown on_lease_expiry %d", (int) value);
+}
+
+/* The name of what is recorded. */
+static const char *
+configure_audit_name(Audit value)
+{
+	for (int i = 0; configure_audits[i].name; i++)
+	{
+		if (configure_audits[i].value == value)
+			return configure_audits[i].name;
+	}
+	elog(ERROR, "unknown audit %d", (int) value);
 }
 
 /* A duration as text, such as interval output gives; 'infinity' if it is. */
@@ -104,6 +123,8 @@ enum
 	SHOW_LIMIT_RUNNING,
 	SHOW_LIMIT_REPLAYS,
 	SHOW_LIMIT_INTERVAL,
+	SHOW_AUDIT,
+	SHOW_AUDIT_PAYLOADS,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
@@ -165,6 +186,9 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 		CStringGetTextDatum(configure_lease_expiry_name(policy->on_lease_expiry));
 	values[SHOW_MAX_STATE_BYTES] = Int32GetDatum(policy->max_state_bytes);
 	configure_show_restraint(&policy->restraint, values);
+	values[SHOW_AUDIT] =
+		CStringGetTextDatum(configure_audit_name(policy->audit));
+	values[SHOW_AUDIT_PAYLOADS] = BoolGetDatum(policy->audit_payloads);
 	values[SHOW_RING] =
 		CStringGetTextDatum(ring_name(policy_ring(policy)));
 

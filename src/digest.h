@@ -19,6 +19,15 @@ typedef struct DigestPart
 
 extern void digest_sha256(const DigestPart *parts, int nparts,
 						  uint8 result[DIGEST_LENGTH]);
+
+/* to hash many things one after the other */
+typedef struct pg_cryptohash_ctx DigestContext;
+
+extern DigestContext *digest_create(void);
+extern void digest_compute(DigestContext *context, const DigestPart *parts,
+						   int nparts, uint8 result[DIGEST_LENGTH]);
+extern void digest_free(DigestContext *context);
+
 extern bool digest_equal(const uint8 *a, const uint8 *b);
 
 #endif							/* IDEMPOTENCY_DIGEST_H */

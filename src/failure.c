@@ -109,3 +109,20 @@ failure_counter(const KeyRow *row)
 		return STATS_FINISHED;
 	return row->state == KEY_RETRY ? STATS_RETRIED : STATS_FAILED;
 }
+
+/* What a settled row is recorded as; one that succeeded, of a leased claim. */
+EntryDecision
+failure_decision(const KeyRow *row)
+{
+	switch (row->state)
+	{
+		case KEY_SUCCEEDED:
+			return ENTRY_FINISHED;
+		case KEY_RETRY:
+			return ENTRY_RETRY;
+		case KEY_EXHAUSTED:
+			return ENTRY_EXHAUSTED;
+		default:
+			return ENTRY_FAILED;
+	}
+}

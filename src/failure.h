@@ -8,6 +8,7 @@
 #ifndef IDEMPOTENCY_FAILURE_H
 #define IDEMPOTENCY_FAILURE_H
 
+#include "entry.h"
 #include "keyrow.h"
 #include "policy.h"
 #include "stats.h"
@@ -37,6 +38,7 @@ extern void failure_apply(const Policy *policy, const Failure *failure,
 						  FailureAnswer *answer);
 extern void failure_released(const KeyRow *row, FailureAnswer *answer);
 extern StatsCounter failure_counter(const KeyRow *row);
+extern EntryDecision failure_decision(const KeyRow *row);
 extern bool failure_repeats(const KeyRow *row, const Failure *failure,
 							TimestampTz now, FailureAnswer *answer);
 

@@ -8,7 +8,6 @@
 #ifndef IDEMPOTENCY_FENCE_H
 #define IDEMPOTENCY_FENCE_H
 
-extern bool fence_prepare(bool wait);
 extern int64 fence_next(void);
 
 #endif							/* IDEMPOTENCY_FENCE_H */

@@ -35,8 +35,96 @@ int			guc_max_scopes = 256;
 /* How many databases can have a worker? */
 int			guc_max_databases = 64;
 
+/* How much room is there for what the worker has to write down?  kB. */
+int			guc_note_buffer = 4096;
+
 /* How often does a worker look for something to do? */
 int			guc_naptime = 1000;
+
+/* How is the ledger's log named to the outside?  NULL: by the system. */
+char	   *guc_origin = NULL;
+
+/* Which trace does the client's call belong to?  W3C traceparent, or "". */
+char	   *guc_traceparent = NULL;
+
+/* Where does the worker put checkpoints for others?  NULL: nowhere. */
+char	   *guc_export_directory = NULL;
+
+/* How often does it, at most? */
+int			guc_export_interval = 10000;
+
+/* How many standbys must have an entry before its checkpoint is told? */
+int			guc_checkpoint_standbys = 0;
+
+/*
+ * Could this be the name of a log?  A checkpoint's first line: not empty, no
+ * white space, no plus sign, printable ASCII, so that it can name a key, too
+ * (C2SP tlog-checkpoint, signed-note).  NULL means that it isn't set.
+ */
+static bool
+guc_check_origin(char **newval, void **extra, GucSource source)
+{
+	if (*newval == NULL)
+		return true;
+	for (const char *c = *newval; *c; c++)
+	{
+		if (*c <= ' ' || *c > '~' || *c == '+')
+		{
+			GUC_check_errdetail("It must consist of printable ASCII characters other than space and \"+\".");
+			return false;
+		}
+	}
+	if (**newval == '\0' || strlen(*newval) > ORIGIN_MAX_BYTES)
+	{
+		GUC_check_errdetail("It must have between 1 and %d bytes.",
+							ORIGIN_MAX_BYTES);
+		return false;
+	}
+	return true;
+}
+
+/* Define the settings of the ledger. */
+static void
+guc_init_ledger(void)
+{
+	DefineCustomStringVariable("idempotency.origin",
+							   "Name of the ledger's log in its checkpoints, like example.com/payments.",
+							   "The incarnation's number is appended; a change counts from the next incarnation on.",
+							   &guc_origin,
+							   NULL,	/* default: of the system and database */
+							   PGC_SUSET, 0,
+							   guc_check_origin, NULL, NULL);	/* hooks */
+	DefineCustomStringVariable("idempotency.traceparent",
+							   "Trace that the client's calls belong to (W3C Trace Context).",
+							   "What can't be parsed is ignored.",
+							   &guc_traceparent,
+							   "",	/* default: none */
+							   PGC_USERSET, 0,
+							   NULL, NULL, NULL);	/* hooks */
+	DefineCustomStringVariable("idempotency.export_directory",
+							   "Directory into which the worker writes checkpoints.",
+							   "Best one that leaves the machine.  Empty: none is written.",
+							   &guc_export_directory,
+							   "",	/* default: none */
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.export_interval",
+							"Time from one exported checkpoint to the next.",
+							NULL,
+							&guc_export_interval,
+							10 * 1000,	/* default: 10 s */
+							0, 24 * 60 * 60 * 1000, /* range */
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.checkpoint_standbys",
+							"Standbys that must have flushed a checkpoint's entries before it is told.",
+							"So that no promotion can contradict a checkpoint that somebody holds.",
+							&guc_checkpoint_standbys,
+							0,	/* default: don't ask */
+							0, 100, /* range */
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);	/* hooks */
+}
 
 /* Define the settings that size shared memory; without it they don't exist. */
 static void
@@ -51,6 +139,14 @@ guc_init_preloaded(void)
 							256,	/* default */
 							1, 65536,	/* range */
 							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.note_buffer",
+							"Room for aborted attempts and the like, until the workers write them.",
+							"What finds none is counted, and lost.",
+							&guc_note_buffer,
+							4096,	/* default: 4 MB */
+							64, 1024 * 1024,	/* range */
+							PGC_POSTMASTER, GUC_UNIT_KB,
 							NULL, NULL, NULL);	/* hooks */
 	DefineCustomIntVariable("idempotency.max_databases",
 							"Databases that can have a worker.",
@@ -106,5 +202,6 @@ guc_init(void)
 							100, 60 * 60 * 1000,	/* range */
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);	/* hooks */
+	guc_init_ledger();
 	guc_init_preloaded();
 }

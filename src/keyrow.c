@@ -25,6 +25,7 @@ enum
 	KEY_FINISHED_AT,
 	KEY_RETRY_AT,
 	KEY_ATTEMPT,
+	KEY_EVENT_NO,
 	KEY_STATE,
 	KEY_SCOPE,
 	KEY_PRINCIPAL,
@@ -41,7 +42,8 @@ enum
 	KEY_APPLICATION,
 	KEY_RECOVERY_POINT,
 	KEY_SAVED_STATE,
-	KEY_COLUMNS = KEY_SAVED_STATE
+	KEY_WITHHELD,
+	KEY_COLUMNS = KEY_WITHHELD
 };
 
 /* space for a short text or bytea datum built on the stack */
@@ -114,6 +116,7 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	keyrow_set_time(values, isnull, KEY_FINISHED_AT, row->finished_at);
 	keyrow_set_time(values, isnull, KEY_RETRY_AT, row->retry_at);
 	values[KEY_ATTEMPT - 1] = Int32GetDatum(row->attempt);
+	values[KEY_EVENT_NO - 1] = Int32GetDatum(row->event_no);
 	values[KEY_STATE - 1] = CharGetDatum((char) row->state);
 	values[KEY_SCOPE - 1] = keyrow_varlena(&scope, identity->scope,
 										   identity->scope_len);
@@ -138,6 +141,8 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	keyrow_set_text(values, isnull, KEY_APPLICATION, row->application);
 	keyrow_set_text(values, isnull, KEY_RECOVERY_POINT, row->recovery_point);
 	keyrow_set_text(values, isnull, KEY_SAVED_STATE, row->saved_state);
+	values[KEY_WITHHELD - 1] = CharGetDatum(row->withheld);
+	isnull[KEY_WITHHELD - 1] = row->withheld == 0;
 
 	return heap_form_tuple(desc, values, isnull);
 }
@@ -210,6 +215,7 @@ keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 	row->finished_at = keyrow_get_time(values, isnull, KEY_FINISHED_AT);
 	row->retry_at = keyrow_get_time(values, isnull, KEY_RETRY_AT);
 	row->attempt = DatumGetInt32(values[KEY_ATTEMPT - 1]);
+	row->event_no = DatumGetInt32(values[KEY_EVENT_NO - 1]);
 	row->has_fingerprint = keyrow_get_digest(values, isnull, KEY_FINGERPRINT,
 											 row->fingerprint);
 	row->tag = keyrow_get_text(values, isnull, KEY_TAG);
@@ -225,6 +231,8 @@ keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 	row->application = keyrow_get_text(values, isnull, KEY_APPLICATION);
 	row->recovery_point = keyrow_get_text(values, isnull, KEY_RECOVERY_POINT);
 	row->saved_state = keyrow_get_text(values, isnull, KEY_SAVED_STATE);
+	row->withheld = isnull[KEY_WITHHELD - 1] ? 0 :
+		DatumGetChar(values[KEY_WITHHELD - 1]);
 }
 
 /*

@@ -27,6 +27,8 @@ typedef enum KeyState
 	KEY_EXHAUSTED = 'x'			/* failed as often as the policy allows */
 } KeyState;
 
+#define WITHHELD_ERASED	'e'		/* by erase() */
+
 #define NO_TIME DT_NOBEGIN		/* stands for NULL in a timestamp */
 #define NO_FENCE 0				/* stands for NULL in a fence */
 
@@ -43,6 +45,7 @@ typedef struct KeyRow
 	TimestampTz retry_at;		/* NO_TIME unless state is KEY_RETRY */
 	TimestampTz lease_until;	/* NO_TIME unless state is KEY_RUNNING */
 	int32		attempt;
+	int32		event_no;		/* of the last change that was recorded; or 0 */
 	int64		fence;			/* of the last lease; NO_FENCE: none yet */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
@@ -53,6 +56,7 @@ typedef struct KeyRow
 	struct varlena *recovery_point;
 	struct varlena *saved_state;
 	struct varlena *tag;
+	char		withheld;		/* why a settled row has no response; or 0 */
 	struct varlena *request;
 	struct varlena *error;
 	struct varlena *response;

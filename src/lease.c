@@ -26,10 +26,13 @@
 
 #include "access/xact.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "decision.h"
 #include "errors.h"
 #include "fault.h"
 #include "key.h"
@@ -148,12 +151,28 @@ lease_settle(OpenKey *key, KeyRow *row, TimestampTz finished_at,
 	row->expires_at = ring_expiry(key->now, retention);
 	if (row->state != KEY_RETRY)
 		keyrow_clear_progress(row);
+	decision_number_row(&key->policy, row);
 	FAULT_POINT("finish.before_update");
 	key_replace(key, row);
+	(void) decision_key(&key->policy, key->identity,
+						finished_at == NO_TIME ? ENTRY_RELEASED :
+						failure_decision(row), row, key->now, NULL);
 	lease_count(key, finished_at == NO_TIME ? STATS_RELEASED :
 				failure_counter(row));
 	ForceSyncCommit();
 	FAULT_POINT("finish.after_update");
+}
+
+/* Delete the row of a claim that leaves nothing but a record. */
+static void
+lease_delete(OpenKey *key, KeyRow *row, EntryDecision decision,
+			 StatsCounter counter)
+{
+	decision_number_row(&key->policy, row);
+	key_delete(key);
+	(void) decision_key(&key->policy, key->identity, decision, row, key->now,
+						NULL);
+	lease_count(key, counter);
 }
 
 /* The same fence has settled differently before.  Raises ID412. */
@@ -220,8 +239,7 @@ lease_fail(Identity *identity, int64 fence, const Failure *failure,
 	else if (!failure->retryable && !key.policy.store_failures)
 	{
 		failure_released(&row, answer);
-		key_delete(&key);
-		lease_count(&key, STATS_FAILED);
+		lease_delete(&key, &row, ENTRY_FAILED, STATS_FAILED);
 		ForceSyncCommit();
 	}
 	else
@@ -259,10 +277,7 @@ lease_release(Identity *identity, int64 fence)
 	if (row.state != KEY_RUNNING || !lease_fence_matches(&row, fence))
 		lease_refuse(&key);
 	if (row.attempt == 1)
-	{
-		key_delete(&key);
-		lease_count(&key, STATS_RELEASED);
-	}
+		lease_delete(&key, &row, ENTRY_RELEASED, STATS_RELEASED);
 	else
 	{
 		int64		retention = lease_retention(&key);
@@ -335,6 +350,19 @@ idempotency_heartbeat(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(lease_heartbeat(&identity, fence, lease));
 }
 
+/* {"recovery_point": ...}, as an entry's detail. */
+static char *
+lease_recovery_point(const text *point)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"recovery_point\": ");
+	escape_json(&json, text_to_cstring(point));
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
 /*
  * checkpoint(scope text, key text, fence bigint, recovery_point text,
  *			  state text, principal text) returns boolean
@@ -365,7 +393,10 @@ idempotency_checkpoint(PG_FUNCTION_ARGS)
 	row.recovery_point = (struct varlena *) point;
 	if (state)
 		row.saved_state = (struct varlena *) state;
+	decision_number_row(&key.policy, &row);
 	key_replace(&key, &row);
+	(void) decision_key(&key.policy, &identity, ENTRY_CHECKPOINT, &row,
+						key.now, lease_recovery_point(point));
 	ForceSyncCommit();
 	key_close(&key);
 	PG_RETURN_BOOL(true);

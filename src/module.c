@@ -13,6 +13,7 @@
 #include "breaker.h"
 #include "catalog.h"
 #include "compat.h"
+#include "decision.h"
 #include "fault.h"
 #include "guc.h"
 #include "history.h"
@@ -21,7 +22,9 @@
 #include "maintain.h"
 #include "note.h"
 #include "policy.h"
+#include "recorder.h"
 #include "roster.h"
+#include "seal.h"
 #include "shmem.h"
 #include "stats.h"
 #include "tally.h"
@@ -44,6 +47,7 @@ _PG_init(void)
 	MarkGUCPrefixReserved("idempotency");
 	catalog_init();
 	policy_init();
+	decision_init();
 	txn_init();
 	shmem_init();
 	stats_init();
@@ -54,5 +58,7 @@ _PG_init(void)
 	tally_init();
 	roster_init();
 	maintain_init();
+	recorder_init();
+	seal_init();
 	launcher_init();
 }

@@ -18,6 +18,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "decision.h"
 #include "errors.h"
 #include "failure.h"
 #include "key.h"
@@ -76,7 +77,7 @@ operator_refuse_running(const OpenKey *key, const TxnClaim *note,
  * case).  Returns false if nothing is deleted.  Raises ID403, ID409.
  */
 static bool
-operator_forget(Identity *identity, const int64 *fence)
+operator_forget(Identity *identity, const int64 *fence, const text *reason)
 {
 	OpenKey		key;
 	TxnClaim   *note = txn_find(identity);
@@ -89,7 +90,10 @@ operator_forget(Identity *identity, const int64 *fence)
 	if (forgotten)
 	{
 		operator_refuse_running(&key, note, "forgotten");
+		decision_number_row(&key.policy, &key.probe.row);
 		key_delete(&key);
+		(void) decision_key(&key.policy, identity, ENTRY_FORGOTTEN,
+							&key.probe.row, key.now, decision_reason(reason));
 	}
 	if (forgotten && note && note->state.held)
 	{
@@ -118,7 +122,8 @@ idempotency_forget(PG_FUNCTION_ARGS)
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(4),
 				  TEXT_ARGUMENT(1));
 	operator_reason("forget()", reason);
-	forgotten = operator_forget(&identity, PG_ARGISNULL(3) ? NULL : &fence);
+	forgotten = operator_forget(&identity, PG_ARGISNULL(3) ? NULL : &fence,
+								reason);
 	if (forgotten)
 		operator_log(&identity, "forgotten", reason);
 	PG_RETURN_BOOL(forgotten);
@@ -156,7 +161,8 @@ operator_resolution(text *outcome)
  * error.  Raises ID403, ID404, ID409, ID412, ID413.
  */
 static void
-operator_resolve(Identity *identity, KeyState state, text *response)
+operator_resolve(Identity *identity, KeyState state, text *response,
+				 const text *reason)
 {
 	OpenKey		key;
 	KeyRow		row;
@@ -192,7 +198,10 @@ operator_resolve(Identity *identity, KeyState state, text *response)
 		row.error = (struct varlena *) response;
 	if (state != KEY_RETRY)
 		keyrow_clear_progress(&row);
+	decision_number_row(&key.policy, &row);
 	key_replace(&key, &row);
+	(void) decision_key(&key.policy, identity, ENTRY_RESOLVED, &row, key.now,
+						decision_reason(reason));
 	ForceSyncCommit();
 	key_close(&key);
 }
@@ -213,7 +222,7 @@ idempotency_resolve(PG_FUNCTION_ARGS)
 				  TEXT_ARGUMENT(1));
 	state = operator_resolution(TEXT_ARGUMENT(2));
 	reason = operator_reason("resolve()", TEXT_ARGUMENT(4));
-	operator_resolve(&identity, state, TEXT_ARGUMENT(3));
+	operator_resolve(&identity, state, TEXT_ARGUMENT(3), reason);
 	operator_log(&identity, "resolved", reason);
 	PG_RETURN_BOOL(true);
 }

@@ -65,6 +65,7 @@ static const Policy policy_builtin = {
 		.breaker_cooldown = 30 * USECS_PER_SEC,
 		.limit_interval = USECS_PER_SEC
 	},
+	.audit = AUDIT_DECISIONS,
 	.kept_until = {DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN}
 };
 
@@ -185,6 +186,8 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 	POLICY_SET(POLICY_MAX_STATE_BYTES, policy->max_state_bytes,
 			   DatumGetInt32);
 	policy_apply_restraint(&policy->restraint, values, isnull);
+	POLICY_SET(POLICY_AUDIT, policy->audit, (Audit) DatumGetChar);
+	POLICY_SET(POLICY_AUDIT_PAYLOADS, policy->audit_payloads, DatumGetBool);
 	if (!isnull[POLICY_ALLOWED_ROLE - 1])
 		policy_apply_role(policy, values[POLICY_ALLOWED_ROLE - 1]);
 	if (!isnull[POLICY_EXCLUDE - 1])

@@ -24,6 +24,14 @@ typedef enum LeaseExpiry
 	LEASE_FORGET = 'f'			/* as if it had never been claimed */
 } LeaseExpiry;
 
+/* what of a scope's decisions goes into the ledger */
+typedef enum Audit
+{
+	AUDIT_OFF = 'o',
+	AUDIT_DECISIONS = 'd',
+	AUDIT_EVERYTHING = 'e'		/* replays, too */
+} Audit;
+
 /* how a scope is protected from too much; a number of 0 switches it off */
 typedef struct Restraint
 {
@@ -62,6 +70,8 @@ typedef struct Policy
 	int64		backoff_base;
 	int64		backoff_cap;
 	Restraint	restraint;
+	Audit		audit;
+	bool		audit_payloads; /* with request and response */
 	Oid			allowed_role;	/* InvalidOid: no restriction */
 	bool		role_is_missing;	/* restricted to a role that isn't there */
 	CanonicalPaths *exclude;	/* cached: only until the next policy_get() */

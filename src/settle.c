@@ -23,6 +23,7 @@
 #include "answer.h"
 #include "catalog.h"
 #include "compat.h"
+#include "decision.h"
 #include "errors.h"
 #include "failure.h"
 #include "fault.h"
@@ -181,6 +182,25 @@ settle_retention(const Settle *settle, int64 asked)
 	return Min(settle->claim->state.retention, settle->policy.retention);
 }
 
+/*
+ * Record the settlement.  Whether it is recorded was settled by the claim,
+ * which numbered the event.
+ */
+static void
+settle_record(Settle *settle, EntryDecision decision, const KeyRow *row,
+			  TimestampTz now)
+{
+	const TxnClaimState *state = &settle->claim->state;
+
+	if (!state->audited)
+		return;
+	if (settle->policy.audit == AUDIT_OFF)
+		settle->policy.audit = AUDIT_DECISIONS;
+	decision_supersede(decision_key(&settle->policy, settle->claim->identity,
+									decision, row, now, NULL),
+					   state->decision);
+}
+
 /* Count the settlement, for when it is committed. */
 static void
 settle_count(const Identity *identity, TimestampTz claimed_at,
@@ -212,6 +232,9 @@ settle_write(Settle *settle, int64 retention)
 	else
 		state.place = store_replace(&settle->store, settle->claim->identity,
 									&settle->row, segment, &state.place);
+	settle_record(settle, settle->row.state == KEY_SUCCEEDED ?
+				  ENTRY_EXECUTED : failure_decision(&settle->row),
+				  &settle->row, settle->now);
 	state.settled = true;
 	txn_change(settle->claim, &state);
 	settle_count(settle->identity, settle->row.claimed_at,
@@ -277,18 +300,26 @@ settle_finish(Identity *identity, text *response, int64 asked, text *tag,
 	return settle.row.expires_at;
 }
 
-/* Give the key up as if it had never been claimed, and count that so. */
+/*
+ * Give the key up as if it had never been claimed, but for the event's number,
+ * and count and record that.
+ */
 static void
-settle_release_row(Settle *settle, StatsCounter counter)
+settle_release_row(Settle *settle, EntryDecision decision,
+				   StatsCounter counter)
 {
 	TxnClaimState state = settle->claim->state;
+	KeyRow		row;
 
+	store_fetch(&settle->store, &state.place, &row);
+	settle_record(settle, decision, &row, clock_now());
 	settle_lock(settle);
 	if (state.had_row)
 	{
 		KeyRow		before;
 
 		store_fetch(&settle->store, &state.before, &before);
+		before.event_no = row.event_no;
 		(void) store_replace(&settle->store, settle->claim->identity, &before,
 							 state.before.segment, &state.place);
 	}
@@ -315,7 +346,7 @@ settle_fail(Identity *identity, const Failure *failure, FailureAnswer *answer)
 	else if (!failure->retryable && !settle.policy.store_failures)
 	{
 		failure_released(&settle.row, answer);
-		settle_release_row(&settle, STATS_FAILED);
+		settle_release_row(&settle, ENTRY_FAILED, STATS_FAILED);
 	}
 	else
 	{
@@ -365,7 +396,7 @@ settle_release(Identity *identity)
 	else
 		store_open_segments(&settle.store,
 							&settle.claim->state.place.segment, 1);
-	settle_release_row(&settle, STATS_RELEASED);
+	settle_release_row(&settle, ENTRY_RELEASED, STATS_RELEASED);
 	settle_end(&settle);
 	return true;
 }

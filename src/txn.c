@@ -283,11 +283,8 @@ txn_count_settled(void)
 static void
 txn_note_abort(const TxnClaim *claim)
 {
-	Identity   *identity = claim->identity;
-
-	note_abort(identity_id(identity),
-			   stats_slot(identity->scope, identity->scope_len),
-			   claim->state.attempt, claim->state.claimed_at);
+	note_decision(ENTRY_ABORTED, claim->identity, claim->state.attempt, 0,
+				  NO_FENCE, claim->state.claimed_at, NULL, NULL);
 }
 
 /* Forget everything; the memory goes with the transaction's context. */
@@ -307,6 +304,7 @@ txn_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			txn_require_settled();
 			txn_count_settled();
+			decision_write(event == XACT_EVENT_PRE_PREPARE);
 			break;
 		case XACT_EVENT_ABORT:
 			for (TxnClaim *claim = txn.claims; claim; claim = claim->next)

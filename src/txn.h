@@ -8,6 +8,7 @@
 #ifndef IDEMPOTENCY_TXN_H
 #define IDEMPOTENCY_TXN_H
 
+#include "decision.h"
 #include "store.h"
 
 /* the part of a claim that a ROLLBACK TO must bring back */
@@ -25,6 +26,8 @@ typedef struct TxnClaimState
 	int64		retention;		/* what the claim asked for, microseconds */
 	TimestampTz claimed_at;
 	int32		attempt;
+	bool		audited;		/* its event is numbered, and to be recorded */
+	DecisionNumber decision;	/* that the settle supersedes, or 0 */
 } TxnClaimState;
 
 /* one identity that this transaction has claimed */

@@ -9,10 +9,13 @@ CREATE TABLE idempotency.incarnation (
 	relation_oid pg_catalog.int8 NOT NULL,
 	began_at pg_catalog.timestamptz NOT NULL,
 	reason pg_catalog.text NOT NULL,
+	origin pg_catalog.text NOT NULL,
 	CONSTRAINT incarnation_pkey PRIMARY KEY (number)
 );
 COMMENT ON TABLE idempotency.incarnation IS
 	'the lives of this database: a new one begins with a promotion, a recovery to a point in time, a restore, an upgrade, or bump_incarnation()';
+COMMENT ON COLUMN idempotency.incarnation.origin IS
+	'names the ledger''s log in this life';
 -- a restored database must know which fences were issued before
 SELECT pg_catalog.pg_extension_config_dump('idempotency.incarnation', '');
 -- a wrong row here makes fences repeat

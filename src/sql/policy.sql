@@ -29,6 +29,8 @@ CREATE TABLE idempotency.scope_policy (
 	limit_running pg_catalog.int4,
 	limit_replays pg_catalog.int4,
 	limit_interval_usec pg_catalog.int8,
+	audit pg_catalog."char",
+	audit_payloads pg_catalog.bool,
 	kept_short_until pg_catalog.timestamptz,
 	kept_day_until pg_catalog.timestamptz,
 	kept_week_until pg_catalog.timestamptz,
@@ -71,6 +73,8 @@ CREATE FUNCTION idempotency.configure(
 	limit_running pg_catalog.int8 DEFAULT NULL,
 	limit_replays pg_catalog.int8 DEFAULT NULL,
 	limit_interval pg_catalog.interval DEFAULT NULL,
+	audit pg_catalog.text DEFAULT NULL,
+	audit_payloads pg_catalog.bool DEFAULT NULL,
 	OUT scope pg_catalog.text,
 	OUT retention pg_catalog.text,
 	OUT wait pg_catalog.text,
@@ -98,6 +102,8 @@ CREATE FUNCTION idempotency.configure(
 	OUT limit_running pg_catalog.int4,
 	OUT limit_replays pg_catalog.int4,
 	OUT limit_interval pg_catalog.text,
+	OUT audit pg_catalog.text,
+	OUT audit_payloads pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
@@ -135,6 +141,8 @@ CREATE FUNCTION idempotency.policy(
 	OUT limit_running pg_catalog.int4,
 	OUT limit_replays pg_catalog.int4,
 	OUT limit_interval pg_catalog.text,
+	OUT audit pg_catalog.text,
+	OUT audit_payloads pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';

@@ -12,6 +12,7 @@ CREATE TABLE idempotency.key_short_0 (
 	finished_at pg_catalog.timestamptz,
 	retry_at pg_catalog.timestamptz,
 	attempt pg_catalog.int4 NOT NULL,
+	event_no pg_catalog.int4 NOT NULL,
 	state pg_catalog."char" NOT NULL,
 	scope pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	principal pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
@@ -28,6 +29,7 @@ CREATE TABLE idempotency.key_short_0 (
 	application pg_catalog.text,
 	recovery_point pg_catalog.text,
 	saved_state pg_catalog.text,
+	withheld pg_catalog."char",
 	CONSTRAINT key_short_0_pkey PRIMARY KEY (id)
 );
 CREATE TABLE idempotency.key_short_1 (

@@ -245,7 +245,7 @@ sub check_paths
 	check('no file names a place on somebody\'s machine', @bad);
 }
 
-my @c = glob 'src/*.c src/*.h';
+my @c = glob 'src/*.c src/*.h src/witness/*.c src/witness/*.h';
 my @sql = glob 'src/sql/*.sql';
 check('there is C in src/', @c ? () : 'none found');
 check('there is SQL in src/sql/', @sql ? () : 'none found');

@@ -1,0 +1,390 @@
+/*-------------------------------------------------------------------------
+ *
+ * seal.c
+ *		Sealing the ledger's entries into the Merkle tree.
+ *
+ * A duty.  It appends to the tree, in the order of their numbers, the entries
+ * up to a number below which nothing can appear any more.  How that is known:
+ *
+ *	1  q := the last number drawn
+ *	2  X := the transactions that hold the lock on the sequence under which
+ *	   numbers are drawn (counter.c), prepared ones included
+ *	3  once all of X have ended, every entry up to q has been committed, and a
+ *	   snapshot taken then sees it, or never will be
+ *
+ * Whoever drew a number up to q did so before 1, and so was in X at 2 or had
+ * ended by then: a lock is released only after the transaction's end is
+ * visible.  Neither readers nor writers that have decided nothing are waited
+ * for, and in what the clock or another cluster's transaction ids say there is
+ * no trust, so it doesn't matter where the entries come from.
+ *
+ * X is kept from round to round until it has ended, so that a steady stream of
+ * slow commits can't put sealing off for ever.
+ *
+ * Locking: ShareUpdateExclusiveLock on ledger_checkpoint, tried for, so that
+ * one session seals.  A checkpoint is durable before anybody can see it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "duty.h"
+#include "fault.h"
+#include "incarnation.h"
+#include "ledger.h"
+#include "seal.h"
+#include "tree.h"
+
+#define SEAL_ENTRIES_MAX	262144	/* in one transaction */
+#define SEAL_WAIT_MS		50	/* for commits that are under way */
+#define SEAL_POLL_MS		2
+
+/* q and X; lives from round to round */
+typedef struct Watermark
+{
+	bool		pending;
+	int64		seq;
+	int			n;
+	VirtualTransactionId *holders;	/* in TopMemoryContext */
+} Watermark;
+
+static Watermark watermark = {0};
+
+/* what of the tree is in no full tile, per level, and what is added to it */
+typedef struct SealBuilder
+{
+	DigestContext *digest;
+	int64		size;			/* leaves */
+	int			n[TREE_LEVELS];
+	MerkleHash	hashes[TREE_LEVELS][MERKLE_TILE_WIDTH];
+	int64		seqs[MERKLE_TILE_WIDTH];	/* at level 0 */
+	uint8		filter[TREE_FILTER_BYTES];	/* likewise */
+	int			old_tail;		/* at level 0, sealed before */
+} SealBuilder;
+
+/* Take a new watermark: steps 1 and 2. */
+static void
+seal_take_watermark(void)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId,
+						 catalog_relation(CATALOG_LEDGER_SEQ));
+	watermark.seq = ledger_last_seq();
+	if (watermark.holders)
+		pfree(watermark.holders);
+	watermark.holders = NULL;
+	holders = GetLockConflicts(&tag, ShareLock, &watermark.n);
+	watermark.holders =
+		MemoryContextAlloc(TopMemoryContext,
+						   Max(watermark.n, 1) * sizeof(VirtualTransactionId));
+	memcpy(watermark.holders, holders,
+		   watermark.n * sizeof(VirtualTransactionId));
+	watermark.pending = true;
+}
+
+/* Have the transactions of the watermark ended?  Forgets those that have. */
+static bool
+seal_watermark_is_decided(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < watermark.n; i++)
+	{
+		if (!VirtualXactLock(watermark.holders[i], false))
+			watermark.holders[n++] = watermark.holders[i];
+	}
+	watermark.n = n;
+	return n == 0;
+}
+
+/*
+ * Step 3: wait a little for the watermark to be decided; returns whether it
+ * is.
+ */
+static bool
+seal_await_watermark(void)
+{
+	static uint32 wait_event = 0;
+	TimestampTz deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SEAL_WAIT_MS);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (seal_watermark_is_decided())
+			return true;
+		if (GetCurrentTimestamp() >= deadline)
+			return false;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 SEAL_POLL_MS,
+						 compat_wait_event(&wait_event,
+										   "IdempotencySealWait"));
+		ResetLatch(MyLatch);
+	}
+}
+
+/* Begin with what the tree has at its right edge. */
+static void
+seal_begin(SealBuilder *builder, TreeReader *reader)
+{
+	builder->digest = reader->digest;
+	builder->size = reader->latest.size;
+	memset(builder->n, 0, sizeof(builder->n));
+	memset(builder->filter, 0, sizeof(builder->filter));
+	builder->n[0] = builder->old_tail = reader->ntail;
+	memcpy(builder->hashes[0], reader->tail,
+		   reader->ntail * sizeof(MerkleHash));
+	memcpy(builder->seqs, reader->tail_seqs, reader->ntail * sizeof(int64));
+	for (int level = 1; level < TREE_LEVELS; level++)
+	{
+		int64		nodes = builder->size >> (level * MERKLE_TILE_HEIGHT);
+		int64		first = nodes - nodes % MERKLE_TILE_WIDTH;
+
+		for (int64 i = first; i < nodes; i++)
+			tree_fetch(reader, level * MERKLE_TILE_HEIGHT, i,
+					   &builder->hashes[level][builder->n[level]++]);
+	}
+}
+
+/* A level's tile is full: store it, and add its root to the level above. */
+static void
+seal_tile(SealBuilder *builder, int level)
+{
+	Tile	   *tile = palloc(sizeof(Tile));
+
+	tile->level = level;
+	tile->index = (builder->size >> ((level + 1) * MERKLE_TILE_HEIGHT)) - 1;
+	memcpy(tile->hashes, builder->hashes[level], sizeof(tile->hashes));
+	merkle_subtree(builder->digest, tile->hashes, MERKLE_TILE_WIDTH,
+				   &tile->root);
+	if (level == 0)
+	{
+		memcpy(tile->seqs, builder->seqs, sizeof(tile->seqs));
+		memcpy(tile->filter, builder->filter, sizeof(tile->filter));
+		memset(builder->filter, 0, sizeof(builder->filter));
+		builder->old_tail = 0;
+	}
+	tree_add_tile(tile);
+	builder->n[level] = 0;
+	builder->hashes[level + 1][builder->n[level + 1]++] = tile->root;
+	pfree(tile);
+}
+
+/* Append an entry. */
+static void
+seal_entry(SealBuilder *builder, const LedgerEntry *entry, StringInfo data)
+{
+	int			n = builder->n[0]++;
+
+	resetStringInfo(data);
+	entry_encode(entry, data);
+	merkle_leaf(builder->digest, data->data, data->len,
+				&builder->hashes[0][n]);
+	builder->seqs[n] = entry->seq;
+	if (entry->has_key)
+		tree_filter_add(builder->filter, &entry->identity.id);
+	builder->size++;
+	for (int level = 0; builder->n[level] == MERKLE_TILE_WIDTH; level++)
+		seal_tile(builder, level);
+}
+
+/*
+ * The root of the whole tree: level by level from below, what is left over of
+ * one stands behind the last node of the next.
+ */
+static void
+seal_root(SealBuilder *builder, MerkleHash *root)
+{
+	bool		carried = false;
+
+	for (int level = 0; level < TREE_LEVELS; level++)
+	{
+		MerkleHash	nodes[MERKLE_TILE_WIDTH + 1];
+		int			n = builder->n[level];
+
+		memcpy(nodes, builder->hashes[level], n * sizeof(MerkleHash));
+		if (carried)
+			nodes[n++] = *root;
+		if (n > 0)
+			merkle_subtree(builder->digest, nodes, n, root);
+		carried |= n > 0;
+	}
+}
+
+/*
+ * The ids of the entries that the partial tile begins with go into its filter,
+ * too.
+ */
+static void
+seal_refill_filter(SealBuilder *builder, Snapshot snapshot)
+{
+	LedgerScan	scan;
+	LedgerEntry entry;
+
+	if (builder->old_tail == 0)
+		return;
+	ledger_scan(&scan, builder->seqs[0] - 1,
+				builder->seqs[builder->old_tail - 1], snapshot);
+	while (ledger_scan_next(&scan, &entry))
+	{
+		if (entry.has_key)
+			tree_filter_add(builder->filter, &entry.identity.id);
+	}
+	ledger_scan_end(&scan);
+}
+
+/*
+ * Append the entries after one number up to another.  Returns the last one's
+ * number if there were too many, else "upto".
+ */
+static int64
+seal_entries(SealBuilder *builder, int64 after, int64 upto,
+			 Snapshot snapshot)
+{
+	int64		sealed = upto;
+	int64		n = 0;
+	LedgerScan	scan;
+	LedgerEntry entry;
+	StringInfoData data;
+	MemoryContext caller;
+	MemoryContext each = AllocSetContextCreate(CurrentMemoryContext,
+											   "idempotency seal",
+											   ALLOCSET_DEFAULT_SIZES);
+
+	initStringInfo(&data);
+	ledger_scan(&scan, after, upto, snapshot);
+	caller = MemoryContextSwitchTo(each);
+	while (ledger_scan_next(&scan, &entry))
+	{
+		CHECK_FOR_INTERRUPTS();
+		seal_entry(builder, &entry, &data);
+		if (++n == SEAL_ENTRIES_MAX)
+		{
+			sealed = entry.seq;
+			break;
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(each);
+		MemoryContextSwitchTo(each);
+	}
+	MemoryContextSwitchTo(caller);
+	ledger_scan_end(&scan);
+	MemoryContextDelete(each);
+	pfree(data.data);
+	return sealed;
+}
+
+/* The checkpoint of what the builder has built. */
+static void
+seal_checkpoint(SealBuilder *builder, int64 sealed_seq)
+{
+	Checkpoint *checkpoint = palloc0(sizeof(Checkpoint));
+	Incarnation incarnation = incarnation_latest();
+
+	checkpoint->size = builder->size;
+	checkpoint->sealed_at = clock_now();
+	checkpoint->lsn = GetXLogInsertRecPtr();
+	checkpoint->sealed_seq = sealed_seq;
+	checkpoint->incarnation = incarnation.number;
+	checkpoint->origin = incarnation.origin;
+	seal_root(builder, &checkpoint->root);
+	checkpoint->ntail = builder->n[0] - builder->old_tail;
+	memcpy(checkpoint->tail, builder->hashes[0] + builder->old_tail,
+		   checkpoint->ntail * sizeof(MerkleHash));
+	memcpy(checkpoint->tail_seqs, builder->seqs + builder->old_tail,
+		   checkpoint->ntail * sizeof(int64));
+	FAULT_POINT("seal.before_state");
+	tree_add_checkpoint(checkpoint);
+	ForceSyncCommit();
+}
+
+/*
+ * Seal the entries up to a number that is decided, as many as there are.  The
+ * caller has the lock that only one can have.  Returns up to where there is
+ * nothing more to seal; *any says whether there was.
+ */
+static int64
+seal_upto(int64 upto, bool *any)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TreeReader *reader = palloc(sizeof(TreeReader));
+	SealBuilder *builder = palloc(sizeof(SealBuilder));
+	int64		sealed = upto;
+
+	*any = false;
+	(void) tree_open(reader, snapshot);
+	if (reader->latest.sealed_seq < upto)
+	{
+		seal_begin(builder, reader);
+		FAULT_POINT("seal.after_read");
+		seal_refill_filter(builder, snapshot);
+		sealed = seal_entries(builder, reader->latest.sealed_seq, upto,
+							  snapshot);
+		FAULT_POINT("seal.after_tiles");
+		*any = builder->size > reader->latest.size;
+		if (*any)
+		{
+			seal_checkpoint(builder, sealed);
+			duty_report("ledger", "sealed",
+						builder->size - reader->latest.size);
+		}
+	}
+	tree_close(reader);
+	UnregisterSnapshot(snapshot);
+	return sealed;
+}
+
+/* Duty: seal what is decided. */
+static void
+seal_step(int step)
+{
+	static int64 nothing_upto = -1; /* there was nothing to seal up to here */
+	static uint64 generation = 0;
+	int64		sealed;
+	bool		any;
+
+	/* a restored table's numbers are others */
+	if (generation != catalog_ledger_generation())
+	{
+		nothing_upto = -1;
+		watermark.pending = false;
+		generation = catalog_ledger_generation();
+	}
+	if (ledger_last_seq() == nothing_upto)
+		return;
+	if (!watermark.pending)
+		seal_take_watermark();
+	if (!seal_await_watermark() ||
+		!ConditionalLockRelationOid(catalog_relation(CATALOG_LEDGER_CHECKPOINT),
+									ShareUpdateExclusiveLock))
+		return;
+	/* a restored database goes on under a name of its own */
+	if (!incarnation_prepare(false))
+		return;
+	sealed = seal_upto(watermark.seq, &any);
+	watermark.pending = sealed < watermark.seq;
+	nothing_upto = any ? -1 : sealed;
+	FAULT_POINT("seal.after_commit");
+}
+
+/* Register the duty; called once from _PG_init. */
+void
+seal_init(void)
+{
+	duty_register("seal", 1, seal_step);
+}
