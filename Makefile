@@ -19,7 +19,7 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = claim_record counter decision entry incarnation ledger recorder seal trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
+SUBJECTS = claim_record counter decision entry explain export incarnation ledger proof prune recorder seal standby trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
 	claim_decide configure configure_show digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle module \
 	note operator policy ring roster run settle shmem stats store store_open tally trigger \

@@ -54,7 +54,7 @@ FROM idempotency.claim_or_raise('lease.claim', 'all', 'x', lease => '1 h', wait 
 SELECT fence AS first FROM idempotency.claim('lease.claim', 'first', lease => '1 min') \gset
 SELECT fence > :first AS greater FROM idempotency.claim('lease.claim', 'second', lease => '1 min');
 SELECT fence > :first + 1 AS greater FROM idempotency.claim('lease.other', 'third', lease => '1 min');
--- the first leased claim of all has begun an incarnation
+-- the first entry of the ledger has begun an incarnation
 SELECT reason FROM idempotency.incarnation ORDER BY number LIMIT 1;
 SELECT number > 0 AS numbered, began_at <= now() AS began, fence_base BETWEEN number << 40 AND (number + 1) << 40 AS based,
        (SELECT bool_and(fence > fence_base AND fence < (number + 1) << 40) FROM idempotency.keys WHERE scope LIKE 'lease.%') AS in_its_range
@@ -192,7 +192,9 @@ SELECT * FROM lease_test.reached;
 -- backwards, too: the holder decides
 SELECT idempotency.checkpoint('lease.checkpoint', 'key', :fence, 'charged', 'null');
 SELECT * FROM lease_test.reached;
-SELECT lease_test.stored('lease.checkpoint', 'key') - '{recovery_point,saved_state,place}'::text[] = :'row' AS nothing_else_changed;
+-- each was an event, and nothing else has changed
+SELECT (s->>'event_no')::int - (:'row'::jsonb->>'event_no')::int AS events, s - '{recovery_point,saved_state,event_no,place}'::text[] = :'row'::jsonb - 'event_no' AS nothing_else_changed
+FROM lease_test.stored('lease.checkpoint', 'key') AS s;
 -- whoever isn't the holder doesn't learn of it from claim()
 SELECT outcome, recovery_point, state FROM idempotency.claim('lease.checkpoint', 'key');
 -- what is refused

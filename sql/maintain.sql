@@ -94,7 +94,7 @@ SET ROLE regress_idempotency_cron;
 CREATE FUNCTION maintain_test.trap(text, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'captured'; END $$;
 CREATE OPERATOR maintain_test.= (LEFTARG = text, RIGHTARG = text, FUNCTION = maintain_test.trap);
 SET search_path = maintain_test, pg_catalog;
-SELECT count(*) AS said FROM idempotency.maintain();
+SELECT count(*) AS said FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 SELECT current_user, current_setting('search_path') AS search_path;
 RESET search_path;
 RESET ROLE;

@@ -38,10 +38,11 @@ SELECT * FROM idempotency.configure('policy.all',
     role => 'regress_idempotency_policy', max_attempts => 7, backoff_base => '20 ms', backoff_cap => '3 min', store_failures => false,
     max_lease => '2 h', on_lease_expiry => 'forget', max_state_bytes => 70,
     breaker_failures => 11, breaker_percent => 12, breaker_window => '13 s', breaker_cooldown => '14 s', breaker_probes => 15,
-    limit_claims => 16, limit_running => 17, limit_replays => 18, limit_interval => '19 s') \gx
+    limit_claims => 16, limit_running => 17, limit_replays => 18, limit_interval => '19 s',
+    audit => 'everything', audit_payloads => true) \gx
 SELECT * FROM idempotency.configure('policy.all', retention => '3 days') \gx
 SELECT (SELECT p FROM idempotency.policy('policy.all') AS p) = (SELECT c FROM idempotency.configure('policy.all', NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) AS c) AS unchanged;
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) AS c) AS unchanged;
 SELECT (SELECT p FROM idempotency.policy('policy.all') AS p) = (SELECT c FROM idempotency.configure('policy.all') AS c) AS unchanged;
 -- and back
 SELECT * FROM idempotency.configure('policy.all',
@@ -50,7 +51,8 @@ SELECT * FROM idempotency.configure('policy.all',
     role => '', max_attempts => 10, backoff_base => '1 s', backoff_cap => '5 min', store_failures => true,
     max_lease => '1 h', on_lease_expiry => 'resume', max_state_bytes => 65536,
     breaker_failures => 0, breaker_percent => 0, breaker_window => '1 min', breaker_cooldown => '30 s', breaker_probes => 1,
-    limit_claims => 0, limit_running => 0, limit_replays => 0, limit_interval => '1 s') \gx
+    limit_claims => 0, limit_running => 0, limit_replays => 0, limit_interval => '1 s',
+    audit => 'decisions', audit_payloads => false) \gx
 DROP ROLE regress_idempotency_policy;
 
 --
@@ -120,6 +122,7 @@ SELECT limit_claims FROM idempotency.configure('policy.bad', limit_claims => -1)
 SELECT limit_running FROM idempotency.configure('policy.bad', limit_running => -1);
 SELECT limit_replays FROM idempotency.configure('policy.bad', limit_replays => -1);
 SELECT limit_interval FROM idempotency.configure('policy.bad', limit_interval => '0');
+SELECT audit FROM idempotency.configure('policy.bad', audit => 'all');
 SELECT scope FROM idempotency.configure(NULL);
 SELECT scope FROM idempotency.configure('');
 SELECT scope FROM idempotency.configure(repeat('s', 129));
@@ -155,6 +158,9 @@ SELECT max_lease FROM idempotency.configure('policy.bad', max_lease => '-1780000
 SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => '');
 SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'Resume');
 SELECT on_lease_expiry FROM idempotency.configure('policy.bad', on_lease_expiry => 'l');
+SELECT audit FROM idempotency.configure('policy.bad', audit => '');
+SELECT audit FROM idempotency.configure('policy.bad', audit => 'Off');
+SELECT audit FROM idempotency.configure('policy.bad', audit => 'd');
 SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 9223372036854775807);
 SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => -9223372036854775808);
 SELECT max_state_bytes FROM idempotency.configure('policy.bad', max_state_bytes => 67108865);

@@ -72,7 +72,7 @@ $$;
 GRANT USAGE ON SCHEMA security_test TO PUBLIC;
 CREATE TABLE security_test.subject AS
 SELECT proname::text AS name, security_test.call(oid) AS command
-FROM pg_proc WHERE pronamespace = 'idempotency'::regnamespace AND proname <> 'dedup'
+FROM pg_proc WHERE pronamespace = 'idempotency'::regnamespace AND prorettype <> 'trigger'::regtype
 UNION ALL
 SELECT c.relname || ' ' || verb, format(command, 'idempotency.' || c.relname)
 FROM pg_class AS c, (VALUES ('select', 'SELECT FROM %s'), ('delete', 'DELETE FROM %s'), ('truncate', 'TRUNCATE %s')) AS v(verb, command)
@@ -117,7 +117,7 @@ SELECT fence FROM idempotency.claim('security.app', 'k7', lease => '30 min') \gs
 SELECT idempotency.finish('security.app', 'k7', 'r', :fence) > now() AS finished;
 -- and has no more than that
 SELECT name, security_test.state(command) FROM security_test.subject
-WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,heartbeat,checkpoint,assert_fence,canonical,fingerprint}')
+WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,heartbeat,checkpoint,assert_fence,canonical,fingerprint,verify_consistency,verify_inclusion}')
 AND security_test.state(command) <> '42501';
 RESET ROLE;
 -- a right that is taken back is gone in the same session
@@ -143,6 +143,10 @@ SELECT idempotency.resolve('security.app', 'left', 'retry', reason => 'test');
 SELECT idempotency.bump_incarnation('test') > 0 AS begun;
 SELECT max_attempts FROM idempotency.configure('security.app', max_attempts => 2);
 SELECT max_attempts FROM idempotency.policy('security.app');
+-- but doesn't decide what an auditor will find
+SELECT audit FROM idempotency.configure('security.app', audit => 'off');
+SELECT audit_payloads FROM idempotency.configure('security.app', audit_payloads => false);
+SELECT decision FROM idempotency.ledger_entry;
 SELECT count(*) >= 0 AS maintained FROM idempotency.maintain();
 SELECT outcome FROM idempotency.claim('security.app', 'k1');
 SELECT response FROM idempotency.key_day_0;
@@ -219,6 +223,9 @@ SET idempotency.maintain_pages = 1;
 SET idempotency.busy_retry_after = '1 s';
 SHOW idempotency.busy_retry_after;
 RESET idempotency.busy_retry_after;
+SET idempotency.origin = 'mine';
+SET idempotency.traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+RESET idempotency.traceparent;
 SET idempotency.nonsense = 1;
 RESET ROLE;
 -- out of range (the wording is PostgreSQL's, and changes)
@@ -230,6 +237,14 @@ SET idempotency.busy_retry_after = '2 h';
 SET idempotency.maintain_lock_timeout = '61 s';
 SET idempotency.maintain_pages = 0;
 SET idempotency.maintain_pages = 'many';
+-- what can't be a checkpoint's first line (C2SP tlog-checkpoint), nor name a key
+SET idempotency.origin = '';
+SET idempotency.origin = 'a b';
+SET idempotency.origin = E'a\nb';
+SET idempotency.origin = 'a+b';
+SET idempotency.origin = 'ä';
+DO $$ BEGIN PERFORM set_config('idempotency.origin', repeat('o', 129), false); END $$;
+SHOW idempotency.origin;
 \set VERBOSITY default
 -- values set before the library is loaded count no more than after
 \c -
@@ -307,7 +322,8 @@ FROM (VALUES (1, 'SELECT idempotency.once($1, $2, $3, $4)'),
              (37, 'SELECT idempotency.forget($1, ''MARK-leased'', $7)'),
              (38, 'SELECT idempotency.claim_or_raise($1, ''MARK-leased'', lease => ''1 s'', owner => $2)'),
              (39, 'SELECT idempotency.bump_incarnation(repeat($7, 3))'),
-             (40, 'SELECT idempotency.configure($1, on_lease_expiry => $7)')) AS v(n, command)
+             (40, 'SELECT idempotency.configure($1, on_lease_expiry => $7)'),
+             (41, 'SELECT idempotency.configure($1, audit => $7)')) AS v(n, command)
 ORDER BY n;
 
 DROP OWNED BY regress_idempotency_nobody, regress_idempotency_app, regress_idempotency_operator;

@@ -27,7 +27,7 @@ SELECT * FROM idempotency.aborted_attempt;
 SELECT idempotency.notes_dropped();
 SELECT idempotency.worker_start();
 -- maintain() has nothing to do for them
-SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('rotate', 'clean');
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('rotate', 'clean', 'seal');
 -- what is in tables is known
 SELECT ring, count(*), bool_and(begins_at < ends_at) AS in_order, bool_and(bytes >= 0) AS sized
 FROM idempotency.segments() GROUP BY ring ORDER BY ring;

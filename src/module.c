@@ -14,6 +14,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "decision.h"
+#include "export.h"
 #include "fault.h"
 #include "guc.h"
 #include "history.h"
@@ -60,5 +61,6 @@ _PG_init(void)
 	maintain_init();
 	recorder_init();
 	seal_init();
+	export_init();
 	launcher_init();
 }

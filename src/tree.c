@@ -60,6 +60,8 @@ enum
 	CHECKPOINT_COLUMNS = CHECKPOINT_TAIL
 };
 
+static void tree_damaged(const char *table) pg_attribute_noreturn();
+
 /*
  * The nth bit that an id sets in a filter.  An id is a part of a SHA-256
  * digest, so its own bits serve as hashes: 12 each.
@@ -100,7 +102,7 @@ tree_filter_has(const uint8 *filter, const pg_uuid_t *id)
 }
 
 /* Raises XX001: a row of the tree isn't as we wrote it. */
-static void pg_attribute_noreturn()
+static void
 tree_damaged(const char *table)
 {
 	ereport(ERROR,
@@ -272,6 +274,13 @@ tree_read_tile(Relation rel, HeapTuple tuple, bool whole, Tile *tile)
 		tree_copy(table, values[TILE_FILTER - 1], tile->filter,
 				  TREE_FILTER_BYTES, TREE_FILTER_BYTES) != 1)
 		tree_damaged(table);
+	if (tile->level == 0 && !isnull[TILE_FIRST_SEQ - 1] &&
+		!isnull[TILE_LAST_SEQ - 1])
+	{
+		tile->seqs[0] = DatumGetInt64(values[TILE_FIRST_SEQ - 1]);
+		tile->seqs[MERKLE_TILE_WIDTH - 1] =
+			DatumGetInt64(values[TILE_LAST_SEQ - 1]);
+	}
 	if (!whole || !tile->has_hashes)
 		return;
 	if (tree_copy(table, values[TILE_HASHES - 1], tile->hashes, DIGEST_LENGTH,
@@ -332,7 +341,10 @@ tree_tile_root(int level, int64 index, Snapshot snapshot, MerkleHash *root)
 	return found;
 }
 
-/* Show a level's tiles, without their hashes and seqs, in order. */
+/*
+ * Show a level's tiles, without their hashes and of the seqs only the first
+ * and the last, in order.
+ */
 void
 tree_visit_tiles(int level, Snapshot snapshot, TileVisitor visit, void *arg)
 {

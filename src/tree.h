@@ -63,7 +63,10 @@ typedef struct TreeReader
 	Tile	   *cache[TREE_LEVELS];	/* the last tile that was read */
 } TreeReader;
 
-/* is shown a tile without its hashes and seqs; false ends the visit */
+/*
+ * Is shown a tile without its hashes, and of its seqs only the first and the
+ * last; false ends the visit.
+ */
 typedef bool (*TileVisitor) (const Tile *tile, void *arg);
 
 /* is shown a checkpoint; false ends the walk */

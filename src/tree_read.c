@@ -33,6 +33,9 @@ typedef struct TreeTail
 	int64		end;			/* leaves from here on are there */
 } TreeTail;
 
+static void tree_missing(TreeReader *reader, int level,
+						 int64 index) pg_attribute_noreturn();
+
 /* Take over the tail of a checkpoint; the walk is from the latest one down. */
 static bool
 tree_take_tail(Checkpoint *checkpoint, void *arg)
@@ -101,7 +104,7 @@ tree_cached_tile(TreeReader *reader, int level, int64 index)
 }
 
 /* Raises ID404 or XX001: a part of the tree isn't there. */
-static void pg_attribute_noreturn()
+static void
 tree_missing(TreeReader *reader, int level, int64 index)
 {
 	int64		pruned = tree_pruned(reader->snapshot);

@@ -71,6 +71,20 @@ FROM (
 	WHERE l.lease_left_ms OPERATOR(pg_catalog.<) 0
 	GROUP BY l.scope
 	UNION ALL
+	SELECT 'seal_late', 'critical', NULL,
+		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) l.unsealed_since)::pg_catalog.float8,
+		60, l.unsealed_since
+	FROM idempotency.ledger_status AS l
+	WHERE l.unsealed_since OPERATOR(pg_catalog.<)
+		(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval)
+	UNION ALL
+	SELECT 'witness_late', 'warning', NULL,
+		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) l.witnessed_at)::pg_catalog.float8,
+		86400, l.witnessed_at
+	FROM idempotency.ledger_status AS l
+	WHERE l.size OPERATOR(pg_catalog.>) l.witnessed_size AND l.witnessed_at OPERATOR(pg_catalog.<)
+		(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval)
+	UNION ALL
 	SELECT 'notes_dropped', 'warning', NULL, idempotency.notes_dropped(), 0, n.at
 	FROM idempotency.notes_dropped_at() AS n(at)
 	WHERE n.at OPERATOR(pg_catalog.>)
@@ -81,7 +95,7 @@ COMMENT ON VIEW idempotency.alerts IS
 COMMENT ON COLUMN idempotency.alerts.scope IS
 	'the scope; of rotation_late, the table; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; notes_dropped: notes since the server was started, if any in the last hour';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour';
 COMMENT ON COLUMN idempotency.alerts.since IS
 	'when it began, where that is known';
 -- tells how an operation fares; grant it to operators

@@ -206,3 +206,172 @@ CREATE TRIGGER ledger_tile_append_only
 CREATE TRIGGER ledger_checkpoint_append_only
 	BEFORE UPDATE OR DELETE OR TRUNCATE ON idempotency.ledger_checkpoint
 	FOR EACH STATEMENT EXECUTE FUNCTION idempotency.ledger_refuse_change();
+
+CREATE FUNCTION idempotency.checkpoint_text(size pg_catalog.int8 DEFAULT NULL)
+RETURNS pg_catalog.text
+LANGUAGE c STABLE PARALLEL UNSAFE COST 100
+AS 'MODULE_PATHNAME', 'idempotency_checkpoint_text';
+COMMENT ON FUNCTION idempotency.checkpoint_text IS
+	'the checkpoint of this size, or the latest one that may be told (idempotency.checkpoint_standbys): origin, size and root, to be signed (C2SP tlog-checkpoint); null if there is none';
+-- tells how much happens; grant it to witnesses and auditors
+REVOKE ALL ON FUNCTION idempotency.checkpoint_text FROM PUBLIC;
+
+CREATE FUNCTION idempotency.inclusion_proof(
+	leaf_index pg_catalog.int8,
+	tree_size pg_catalog.int8 DEFAULT NULL)
+RETURNS pg_catalog.bytea[]
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+AS 'MODULE_PATHNAME', 'idempotency_inclusion_proof';
+COMMENT ON FUNCTION idempotency.inclusion_proof IS
+	'proves that the leaf is in the tree of this size (NULL: the latest checkpoint''s); for verify_inclusion()';
+-- tells hashes of what happens; grant it to witnesses and auditors
+REVOKE ALL ON FUNCTION idempotency.inclusion_proof FROM PUBLIC;
+
+CREATE FUNCTION idempotency.consistency_proof(
+	size1 pg_catalog.int8,
+	size2 pg_catalog.int8 DEFAULT NULL)
+RETURNS pg_catalog.bytea[]
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+AS 'MODULE_PATHNAME', 'idempotency_consistency_proof';
+COMMENT ON FUNCTION idempotency.consistency_proof IS
+	'proves that the tree of size2 (NULL: the latest checkpoint''s) begins with that of size1; for verify_consistency()';
+-- tells hashes of what happens; grant it to witnesses and auditors
+REVOKE ALL ON FUNCTION idempotency.consistency_proof FROM PUBLIC;
+
+CREATE FUNCTION idempotency.leaf_data(leaf_index pg_catalog.int8)
+RETURNS pg_catalog.bytea
+LANGUAGE c STABLE PARALLEL UNSAFE COST 1000
+AS 'MODULE_PATHNAME', 'idempotency_leaf_data';
+COMMENT ON FUNCTION idempotency.leaf_data IS
+	'what is hashed of the leaf''s entry: its leaf hash is SHA-256 of a zero byte and this';
+-- shows who did what; grant it to auditors
+REVOKE ALL ON FUNCTION idempotency.leaf_data FROM PUBLIC;
+
+CREATE FUNCTION idempotency.witnessed(note pg_catalog.text)
+RETURNS pg_catalog.int8
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
+AS 'MODULE_PATHNAME', 'idempotency_witnessed';
+COMMENT ON FUNCTION idempotency.witnessed IS
+	'records a signed checkpoint that is held outside, for prune(), and returns its size; the signature is not checked';
+-- lets entries be pruned; grant it to witnesses
+REVOKE ALL ON FUNCTION idempotency.witnessed FROM PUBLIC;
+
+CREATE FUNCTION idempotency.explain(
+	scope pg_catalog.text,
+	key pg_catalog.text,
+	principal pg_catalog.text DEFAULT '',
+	OUT event_no pg_catalog.int4,
+	OUT decided_at pg_catalog.timestamptz,
+	OUT decision pg_catalog.text,
+	OUT summary pg_catalog.text,
+	OUT attempt pg_catalog.int4,
+	OUT fence pg_catalog.int8,
+	OUT claimed_at pg_catalog.timestamptz,
+	OUT role pg_catalog.text,
+	OUT session_role pg_catalog.text,
+	OUT application pg_catalog.text,
+	OUT trace_id pg_catalog.bytea,
+	OUT request_digest pg_catalog.bytea,
+	OUT response_digest pg_catalog.bytea,
+	OUT detail pg_catalog.text,
+	OUT incarnation pg_catalog.int8,
+	OUT seq pg_catalog.int8,
+	OUT leaf_index pg_catalog.int8,
+	OUT sealed pg_catalog.bool)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10000 ROWS 10
+AS 'MODULE_PATHNAME', 'idempotency_explain';
+COMMENT ON FUNCTION idempotency.explain IS
+	'the history of a key: what was decided, when, why and by whom, in order';
+-- shows who did what; grant it to operators and auditors
+REVOKE ALL ON FUNCTION idempotency.explain FROM PUBLIC;
+
+CREATE FUNCTION idempotency.prune(
+	min_index pg_catalog.int8,
+	reason pg_catalog.text)
+RETURNS pg_catalog.int8
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10000
+AS 'MODULE_PATHNAME', 'idempotency_prune';
+COMMENT ON FUNCTION idempotency.prune IS
+	'removes the entries below this leaf index, a multiple of 256 that was witnessed, and returns how many; proofs about the others stay valid';
+-- removes evidence; grant it to administrators
+REVOKE ALL ON FUNCTION idempotency.prune FROM PUBLIC;
+
+CREATE FUNCTION idempotency.erase(
+	scope pg_catalog.text,
+	key pg_catalog.text,
+	reason pg_catalog.text,
+	principal pg_catalog.text DEFAULT '')
+RETURNS pg_catalog.int8
+LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10000
+AS 'MODULE_PATHNAME', 'idempotency_erase';
+COMMENT ON FUNCTION idempotency.erase IS
+	'removes what is stored of a key''s requests and responses, and returns how many rows held some; a replay then has no body, and the reason "erased"';
+-- removes data; grant it to administrators
+REVOKE ALL ON FUNCTION idempotency.erase FROM PUBLIC;
+
+-- Whoever has drawn a number holds this lock until its transaction has ended.
+CREATE VIEW idempotency.seal_blocked_by WITH (security_barrier) AS
+SELECT l.pid, p.gid,
+	CASE WHEN p.gid IS NULL THEN a.xact_start ELSE p.prepared END AS since,
+	(EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+		CASE WHEN p.gid IS NULL THEN a.xact_start ELSE p.prepared END)
+		OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8 AS age_ms
+FROM pg_catalog.pg_locks AS l
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) l.pid
+LEFT JOIN pg_catalog.pg_locks AS x ON l.pid IS NULL
+	AND x.virtualtransaction OPERATOR(pg_catalog.=) l.virtualtransaction
+	AND x.locktype OPERATOR(pg_catalog.=) 'transactionid'
+	AND x.mode OPERATOR(pg_catalog.=) 'ExclusiveLock'
+LEFT JOIN pg_catalog.pg_prepared_xacts AS p
+	ON p.transaction OPERATOR(pg_catalog.=) x.transactionid
+WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+	AND l.relation OPERATOR(pg_catalog.=) 'idempotency.ledger_seq'::pg_catalog.regclass
+	AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d
+		WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+	AND l.mode OPERATOR(pg_catalog.=) 'RowExclusiveLock' AND l.granted;
+COMMENT ON VIEW idempotency.seal_blocked_by IS
+	'transactions that have written to the ledger and not ended: what they decided, and what was decided after it, can''t be sealed; normally a few milliseconds old';
+COMMENT ON COLUMN idempotency.seal_blocked_by.pid IS
+	'the session; null for a prepared transaction';
+COMMENT ON COLUMN idempotency.seal_blocked_by.gid IS
+	'of a prepared transaction: COMMIT PREPARED or ROLLBACK PREPARED it';
+COMMENT ON COLUMN idempotency.seal_blocked_by.since IS
+	'when the transaction began, or was prepared';
+-- shows who is doing what; grant it to operators
+REVOKE ALL ON idempotency.seal_blocked_by FROM PUBLIC;
+
+CREATE VIEW idempotency.ledger WITH (security_barrier) AS
+SELECT e.seq, e.decided_at, e.decision, e.scope, e.principal, e.key, e.event_no,
+	e.attempt, e.fence, e.claimed_at, e.request_digest, e.response_digest,
+	e.request_commitment, e.response_commitment, e.role, e.session_role,
+	e.application, e.trace_id, e.detail, e.incarnation, e.id,
+	e.seq OPERATOR(pg_catalog.<=) c.sealed_seq AS sealed
+FROM idempotency.ledger_entry AS e
+CROSS JOIN (SELECT pg_catalog.max(k.sealed_seq) AS sealed_seq
+	FROM idempotency.ledger_checkpoint AS k) AS c;
+COMMENT ON VIEW idempotency.ledger IS
+	'every entry of the ledger, and whether it is sealed';
+-- shows who did what; grant it to auditors
+REVOKE ALL ON idempotency.ledger FROM PUBLIC;
+
+CREATE VIEW idempotency.ledger_status WITH (security_barrier) AS
+SELECT c.size, c.origin, c.root, c.sealed_at, c.sealed_seq,
+	pg_catalog.count(e.seq) AS unsealed, pg_catalog.min(e.decided_at) AS unsealed_since,
+	(SELECT pg_catalog.max(w.size) FROM idempotency.ledger_witness AS w) AS witnessed_size,
+	(SELECT pg_catalog.max(w.witnessed_at) FROM idempotency.ledger_witness AS w) AS witnessed_at,
+	(SELECT pg_catalog.max(p.min_index) FROM idempotency.ledger_prune AS p) AS pruned_below
+FROM (SELECT NULL) AS one(row)
+LEFT JOIN (SELECT k.size, k.origin, k.root, k.sealed_at, k.sealed_seq
+	FROM idempotency.ledger_checkpoint AS k ORDER BY k.size USING OPERATOR(pg_catalog.>) LIMIT 1) AS c ON true
+LEFT JOIN idempotency.ledger_entry AS e ON e.seq OPERATOR(pg_catalog.>)
+	CASE WHEN c.sealed_seq IS NULL THEN 0 ELSE c.sealed_seq END
+GROUP BY c.size, c.origin, c.root, c.sealed_at, c.sealed_seq;
+COMMENT ON VIEW idempotency.ledger_status IS
+	'how far the ledger is sealed, witnessed and pruned';
+COMMENT ON COLUMN idempotency.ledger_status.unsealed IS
+	'entries that are committed and in no checkpoint yet';
+COMMENT ON COLUMN idempotency.ledger_status.unsealed_since IS
+	'when the oldest of them was decided';
+-- tells how much happens; grant it to operators and auditors
+REVOKE ALL ON idempotency.ledger_status FROM PUBLIC;

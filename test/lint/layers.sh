@@ -20,16 +20,16 @@ use warnings;
 my @layers = (
 	[qw(compat errors)],									# 0: everyone's
 	[qw(guc identity canonical jsontree es6number digest merkle fault
-		clock ring)],										# 1: pure
-	[qw(catalog shmem)],									# 2: what a backend shares
-	[qw(policy configure fence stats history watermark duty
-		roster)],											# 3: settings, counts, what runs
-	[qw(keyrow store ledger breaker limit note)],			# 4: rows, and what restrains
-	[qw(txn tally)],										# 5: what this transaction holds
-	[qw(answer claim failure key settle operator lookup lease
+		clock ring trace)],									# 1: pure
+	[qw(catalog shmem counter entry standby)],				# 2: what a backend shares
+	[qw(policy incarnation stats history duty roster)],		# 3: settings, counts, what runs
+	[qw(keyrow store fence ledger tree breaker limit note)],	# 4: rows, and what restrains
+	[qw(txn tally decision)],								# 5: what this transaction holds
+	[qw(answer claim configure failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
-	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
-	[qw(launcher worker maintain health)],					# 8: operation
+	[qw(token inbox outbox saga trigger run batch benchmark explain proof
+		prune verify)],										# 7: what is built on it
+	[qw(launcher worker maintain health recorder seal export)],	# 8: operation
 	[qw(module)]);											# 9: wiring
 
 # Who may include whom in his own layer.
@@ -38,16 +38,19 @@ my %sibling = (
 	jsontree  => [qw(es6number)],
 	identity  => [qw(clock digest fault guc)],
 	guc       => [qw(clock fault)],
-	configure => [qw(policy)],
+	merkle    => [qw(digest)],
+	trace     => [qw(guc)],
 	history   => [qw(duty stats)],
 	store     => [qw(keyrow)],
-	txn       => [qw(tally)],
+	breaker   => [qw(note)],
+	txn       => [qw(decision tally)],
 	claim     => [qw(answer)],
 	failure   => [qw(answer)],
 	settle    => [qw(answer failure key lease)],
 	lease     => [qw(failure key)],
 	operator  => [qw(failure key)],
 	lookup    => [qw(answer claim)],
+	prune     => [qw(explain)],
 	abandoned => [qw(answer claim)]);
 
 my %layer;

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * standby.c
+ *		How far standbys have the write-ahead log.
+ *
+ * What a checkpoint says is not to be told before so many standbys have it:
+ * otherwise one that is promoted without it would tell another history.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/spin.h"
+
+#include "standby.h"
+
+/* Order from the greatest down. */
+static int
+standby_compare(const void *a, const void *b)
+{
+	XLogRecPtr	left = *(const XLogRecPtr *) a;
+	XLogRecPtr	right = *(const XLogRecPtr *) b;
+
+	return left < right ? 1 : left > right ? -1 : 0;
+}
+
+/*
+ * Up to where have at least n standbys flushed the log?  With n = 0, anywhere;
+ * 0 if there aren't as many.
+ */
+XLogRecPtr
+standby_flushed(int n)
+{
+	XLogRecPtr *flushed;
+	XLogRecPtr	result = 0;
+	int			found = 0;
+
+	if (n <= 0)
+		return PG_UINT64_MAX;
+	flushed = palloc(Max(max_wal_senders, 1) * sizeof(XLogRecPtr));
+	for (int i = 0; i < max_wal_senders; i++)
+	{
+		WalSnd	   *sender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&sender->mutex);
+		if (sender->pid != 0 && sender->state == WALSNDSTATE_STREAMING)
+			flushed[found++] = sender->flush;
+		SpinLockRelease(&sender->mutex);
+	}
+	qsort(flushed, found, sizeof(XLogRecPtr), standby_compare);
+	if (found >= n)
+		result = flushed[n - 1];
+	pfree(flushed);
+	return result;
+}
