@@ -42,7 +42,7 @@
 #include "note.h"
 #include "tree.h"
 
-/* so many are kept; the transaction's own subtransaction writes what is more */
+/* so many are kept, if they can be written earlier */
 #define DECISIONS_KEPT	10000
 #define DECISIONS_CHUNK 256
 
@@ -229,16 +229,16 @@ decision_entry(const Decision *decision, LedgerWrite *write)
 }
 
 /*
- * Write the entries of the decisions from one on, all but the superseded ones:
- * either those of incarnations, which come first, or the others.
+ * Write the entries of all decisions but the superseded ones: either those of
+ * incarnations, which come first, or the others.
  */
 static void
-decision_write_from(int first, int64 incarnation, bool incarnations)
+decision_write_some(int64 incarnation, bool incarnations)
 {
 	LedgerWrite writes[DECISIONS_CHUNK];
 	int			n = 0;
 
-	for (int i = first; i < ndecisions; i++)
+	for (int i = 0; i < ndecisions; i++)
 	{
 		Decision   *decision = &decisions[i];
 
@@ -257,31 +257,36 @@ decision_write_from(int first, int64 incarnation, bool incarnations)
 }
 
 /*
- * Write all decisions from one on, and forget them.  A transaction that is to
- * be prepared begins no incarnation: others would wait for its end.
+ * Write all decisions, and forget them.  A transaction that is to be prepared
+ * begins no incarnation: others would wait for its end.
  */
 static void
-decision_write_all(int first, bool prepare)
+decision_write_all(bool prepare)
 {
 	MemoryContext old = MemoryContextSwitchTo(AllocSetContextCreate(CurrentMemoryContext,
 																	"idempotency entries",
 																	ALLOCSET_DEFAULT_SIZES));
 	int64		incarnation = incarnation_number(!prepare);
+	bool		toasts = false;
 
-	for (int i = first; i < ndecisions; i++)
+	for (int i = 0; i < ndecisions; i++)
 	{
 		int64		earlier = decisions[i].supersedes - decisions_written - 1;
 
 		if (earlier >= 0)
 			decisions[earlier].superseded = true;
+		toasts |= decisions[i].detail || decisions[i].payload[DIGEST_REQUEST] ||
+			decisions[i].payload[DIGEST_RESPONSE];
 	}
-	/* a payload may have to be toasted */
-	PushActiveSnapshot(GetTransactionSnapshot());
-	decision_write_from(first, incarnation, true);
-	decision_write_from(first, incarnation, false);
-	PopActiveSnapshot();
-	decisions_written += ndecisions - first;
-	ndecisions = first;
+	/* what is toasted needs one */
+	if (toasts)
+		PushActiveSnapshot(GetTransactionSnapshot());
+	decision_write_some(incarnation, true);
+	decision_write_some(incarnation, false);
+	if (toasts)
+		PopActiveSnapshot();
+	decisions_written += ndecisions;
+	ndecisions = 0;
 	MemoryContextDelete(MemoryContextSwitchTo(old));
 }
 
@@ -291,21 +296,25 @@ decision_write(bool prepare)
 {
 	/* whoever has dropped the extension meanwhile wants none of it */
 	if (ndecisions > 0 && catalog_is_there())
-		decision_write_all(0, prepare);
+		decision_write_all(prepare);
 }
 
 /*
- * Too much is kept: write what belongs to the present (sub)transaction, so
- * that a rollback of it undoes that, too; unless something could supersede it.
+ * Too much is kept: write it, in the present (sub)transaction, so that a
+ * rollback of that undoes it.  It must all be of this depth, or what belongs to
+ * an outer one would get later numbers than what came after it; and nothing
+ * must be there that could be superseded.
  */
 static void
 decision_write_early(void)
 {
-	int			n = decision_deeper(GetCurrentTransactionNestLevel());
-
-	if (n < DECISIONS_KEPT / 2 || nsupersedable > 0)
+	if (nsupersedable > 0 ||
+		decision_deeper(GetCurrentTransactionNestLevel()) < ndecisions)
 		return;
-	decision_write_all(ndecisions - n, false);
+	decision_write_all(false);
+	MemoryContextReset(decision_context);
+	decisions = NULL;
+	max_decisions = 0;
 }
 
 /*

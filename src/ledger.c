@@ -177,6 +177,8 @@ ledger_write(LedgerWrite *writes, int n, int64 incarnation)
 		done += chunk;
 	}
 	table_close(heap, NoLock);
+	/* whoever seals in this transaction must see them */
+	CommandCounterIncrement();
 	FAULT_POINT("ledger.after_append");
 }
 

@@ -218,13 +218,17 @@ ask(Server *server, const char *query, int nparams, const char *const *params,
 	return result;
 }
 
-/* Fetches the text of the latest checkpoint; there may be none. */
+/* Fetches the text of the checkpoint of this size, if there is one. */
 bool
-server_checkpoint(Server *server, bool *exists, Text *text, Failure *failure)
+server_checkpoint(Server *server, int64_t size, bool *exists, Text *text, Failure *failure)
 {
-	PGresult   *result = ask(server, "SELECT idempotency.checkpoint_text()", 0, NULL, OID_TEXT, 0,
-							 "the database shows no checkpoint", failure);
+	char		number[24];
+	const char *params[1] = {size == LATEST ? NULL : number};
+	PGresult   *result;
 
+	snprintf(number, sizeof(number), "%" PRId64, size);
+	result = ask(server, "SELECT idempotency.checkpoint_text($1::pg_catalog.int8)", 1, params,
+				 OID_TEXT, 0, "the database shows no checkpoint", failure);
 	if (result == NULL)
 		return false;
 	text_clear(text);

@@ -273,37 +273,92 @@ report_held(Round *round)
 	return ok;
 }
 
-/* Fetches what is shown.  *exists is false if there is no checkpoint yet. */
+/*
+ * The latest checkpoint that is shown is smaller than what is held, or there is
+ * none.  Does the database have what is held all the same?  Then it only
+ * doesn't tell so much at present (idempotency.checkpoint_standbys: not before
+ * standbys have it), and nothing is lost.  Fails if it can't be asked.
+ */
+static bool
+is_behind(Round *round, bool *behind)
+{
+	Text		text = {0};
+	Checkpoint	checkpoint;
+	Failure		ignored;
+	bool		exists;
+	bool		ok = server_checkpoint(round->server, round->state.held.size, &exists, &text,
+									   &round->failure);
+
+	*behind = false;
+	if (ok && exists)
+	{
+		Span		span = {text.data, text.len};
+
+		*behind = checkpoint_parse(span, &checkpoint, &ignored) &&
+			checkpoint_equal(&checkpoint, &round->state.held);
+	}
+	if (*behind)
+		notice("the database has what is held, size %" PRId64 ", and does not show as much now",
+			   round->state.held.size);
+	text_free(&text);
+	return ok;
+}
+
+/* There is no checkpoint.  Is that all right?  Otherwise an alarm is raised. */
+static bool
+judge_nothing(Round *round)
+{
+	Text		message = {0};
+	bool		behind;
+
+	if (!round->state.holds)
+	{
+		notice("the ledger has no checkpoint yet");
+		return true;
+	}
+	if (!is_behind(round, &behind))
+		return false;
+	if (behind)
+		return true;
+	text_format(&message, "the ledger has no checkpoint any more: held is ");
+	checkpoint_describe(&message, &round->state.held);
+	fail(&round->failure, EXIT_REGRESSION, "%s", message.data);
+	text_free(&message);
+	return false;
+}
+
+/*
+ * Fetches what is shown.  *exists is false if there is no checkpoint, and that
+ * is all right.
+ */
 static bool
 look(Round *round, bool *exists)
 {
 	Failure    *failure = &round->failure;
-	Text		message = {0};
 	Span		span;
 
-	if (!server_checkpoint(round->server, exists, &round->text, failure))
+	if (!server_checkpoint(round->server, LATEST, exists, &round->text, failure))
 	{
 		if (failure->code == EXIT_HISTORY_GONE && !round->state.holds)
 			failure->code = EXIT_TROUBLE;
 	}
 	else if (!*exists)
 	{
-		if (!round->state.holds)
+		if (judge_nothing(round))
 			return true;
-		text_format(&message, "the ledger has no checkpoint any more: held is ");
-		checkpoint_describe(&message, &round->state.held);
-		fail(failure, EXIT_REGRESSION, "%s", message.data);
 	}
 	else
 	{
+		Text		message = {0};
+
 		span.data = round->text.data;
 		span.len = round->text.len;
 		if (checkpoint_parse(span, &round->shown, failure))
 			return true;
 		text_format(&message, "what the database shows is no checkpoint: %s", failure->text);
 		fail(failure, EXIT_BAD_CHECKPOINT, "%s", message.data);
+		text_free(&message);
 	}
-	text_free(&message);
 	if (EXIT_IS_ALARM(failure->code) && round->state.holds)
 		save_alarm(round, false);
 	return false;
@@ -332,43 +387,56 @@ begin_anew(Round *round)
 	return ok && advance(round);
 }
 
+/* What is shown is what is held. */
+static bool
+stay(Round *round)
+{
+	Text		note = {0};
+	bool		has_note = state_latest_note(&round->state, &note);
+
+	text_free(&note);
+	/* a crash may have come between holding and signing */
+	return has_note || sign_held(round);
+}
+
+/* What is shown isn't what is held, or nothing is. */
+static bool
+move_on(Round *round)
+{
+	State	   *state = &round->state;
+	bool		behind = false;
+
+	if (!state->holds)
+	{
+		Text		what = {0};
+
+		checkpoint_describe(&what, &round->shown);
+		notice("nothing was held in %s; trusting %s", state->path, what.data);
+		text_free(&what);
+		return advance(round);
+	}
+	if (round->shown.size < state->held.size && !is_behind(round, &behind))
+		return false;
+	if (behind)
+		return true;
+	if (judge(round))
+		return advance(round);
+	return EXIT_IS_ALARM(round->failure.code) && begin_anew(round);
+}
+
 /* What a round does once it has the lock and a connection. */
 static bool
 do_round(Round *round)
 {
-	State	   *state = &round->state;
-	Text		what = {0};
 	bool		exists;
 
 	if (!look(round, &exists))
 		return false;
 	if (!exists)
-	{
-		notice("the ledger has no checkpoint yet");
 		return true;
-	}
-	checkpoint_describe(&what, &round->shown);
-	if (!state->holds)
-		notice("nothing was held in %s; trusting %s", state->path, what.data);
-	text_free(&what);
-	if (state->holds && checkpoint_equal(&state->held, &round->shown))
-	{
-		Text		note = {0};
-		bool		has_note = state_latest_note(state, &note);
-
-		/* a crash may have come between holding and signing */
-		text_free(&note);
-		if (!has_note && !sign_held(round))
-			return false;
-	}
-	else if (state->holds && !judge(round))
-	{
-		if (!EXIT_IS_ALARM(round->failure.code) || !begin_anew(round))
-			return false;
-	}
-	else if (!advance(round))
-		return false;
-	return report_held(round);
+	if (round->state.holds && checkpoint_equal(&round->state.held, &round->shown))
+		return stay(round) && report_held(round);
+	return move_on(round) && report_held(round);
 }
 
 /* One round.  Returns an exit code; why it isn't EXIT_DONE was said. */

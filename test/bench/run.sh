@@ -10,19 +10,21 @@
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
 # (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
-# leases hot expiry growth.
+# leases hot expiry growth ledger.
 
 set -eu
 # shellcheck source=test/lib/server.sh
 . "$(dirname "$0")/../lib/server.sh"
 here=$top/test/bench
+# shellcheck source=test/bench/ledger.sh
+. "$here/ledger.sh"
 
 rounds=${BENCH_ROUNDS:-30}
 growth_keys=${BENCH_KEYS:-10000000}
 expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
-only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger}
 
 say()
 {
@@ -106,6 +108,21 @@ bench_preload()
 {
 	local round without='' with=''
 	psql_bench -f "$here/variants.sql" -c "DELETE FROM bench.variant WHERE name <> 'claim + finish'"
+	preload_library
+	for round in 1 2 3 4 5 6; do
+		say "preload: round $round of 6, without and with"
+		without="$without $(preload_sample '' "$round")"
+		with="$with $(preload_sample idempotency "$round")"
+	done
+	row "claim + finish: preloaded / not" "$(echo "$with" | lower_middle)" \
+		"$(echo "$without" | lower_middle)" us "<= 1.05"
+	restart_with ''
+}
+
+# Make the library one that can be preloaded, under its own name.
+preload_library()
+{
+	[ ! -d "$state/preload" ] || return 0
 	cat >>"$state/data/postgresql.conf" <<-CONF
 		dynamic_library_path = '$state/preload:\$libdir'
 		shared_preload_libraries = ''
@@ -114,15 +131,6 @@ bench_preload()
 	cp -p "$state/library.so" "$state/preload/idempotency.so"
 	[ "$(id -u)" != 0 ] || chown -R "$(pg_user):" "$state/preload"
 	psql_bench -c "UPDATE pg_proc SET probin = '$state/preload/idempotency.so' WHERE probin = '$state/library.so'"
-	for round in 1 2 3 4 5 6; do
-		say "preload: round $round of 6, without and with"
-		without="$without $(preload_sample '' "$round")"
-		with="$with $(preload_sample idempotency "$round")"
-	done
-	row "claim + finish: preloaded / not" "$(echo "$with" | lower_middle)" \
-		"$(echo "$without" | lower_middle)" us "<= 1.05"
-	psql_bench -c "UPDATE pg_proc SET probin = '$state/library.so' WHERE probin = '$state/preload/idempotency.so'"
-	restart_with ''
 }
 
 # restart_with LIBRARIES: restarts the server with these preloaded.

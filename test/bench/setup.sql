@@ -135,3 +135,26 @@ END
 $$;
 
 SELECT FROM idempotency.configure('bench.commit', unfinished => 'succeed');
+
+-- the ledger is measured by itself (ledger.sh)
+SELECT audit FROM idempotency.configure('*', audit => 'off');
+
+-- claim, finish and commit, so many times; says how many microseconds each took
+CREATE PROCEDURE bench.transactions(n int) LANGUAGE plpgsql AS $$
+DECLARE
+	began timestamptz := clock_timestamp();
+	prefix text := md5(random()::text);
+BEGIN
+	FOR i IN 1 .. n LOOP
+		PERFORM c.outcome FROM idempotency.claim('bench', prefix || i) AS c;
+		PERFORM idempotency.finish('bench', prefix || i, '{"status": "created", "id": 12345}');
+		COMMIT;
+	END LOOP;
+	RAISE NOTICE '%', round(extract(epoch FROM clock_timestamp() - began) * 1e6 / n, 2);
+END
+$$;
+
+-- one entry for each row
+CREATE TABLE bench.deduped (key text);
+CREATE TRIGGER once BEFORE INSERT ON bench.deduped
+	FOR EACH ROW EXECUTE FUNCTION idempotency.dedup('bench', 'key');

@@ -16,6 +16,7 @@ use IdempotencyTest;
 use IPC::Run;
 use JSON::PP qw(decode_json);
 use MIME::Base64 qw(decode_base64 encode_base64);
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,15 +30,23 @@ my ($openssl) = grep { -x } map { "$_/openssl" } split(/:/, $ENV{PATH}), '/usr/b
 my %exit = (done => 0, trouble => 1, usage => 2, unverified => 3, malformed => 4, locked => 5, state => 6,
 	'split-view' => 10, regression => 11, 'proof-missing' => 12, 'proof-wrong' => 13, 'history-gone' => 14, 'bad-checkpoint' => 15);
 
-# Run the witness.  Returns how it ended, what it printed, what it complained of.
+# Run the witness.  Returns how it ended (-1: killed), what it printed, what it
+# complained of.  (Hundreds of times, so without IPC::Run.)
 sub witness
 {
 	my ($args, %opt) = @_;
-	my ($out, $err) = ('', '');
 
-	local %ENV = (%ENV, %{ $opt{env} // {} });
-	IPC::Run::run([ $program, @$args ], '<', \($opt{stdin} // ''), '>', \$out, '2>', \$err);
-	return ($? & 127 ? -1 : $? >> 8, $out, $err);
+	write_file('stdin', $opt{stdin} // '');
+	my $pid = fork() // die "could not fork: $!";
+	if ($pid == 0)
+	{
+		local %ENV = (%ENV, %{ $opt{env} // {} });
+		open STDIN, '<', "$dir/stdin" and open STDOUT, '>', "$dir/stdout" and open STDERR, '>', "$dir/stderr" and exec $program, @$args;
+		POSIX::_exit(127);
+	}
+	waitpid $pid, 0;
+	my $code = $? & 127 ? -1 : $? >> 8;
+	return ($code, read_file("$dir/stdout"), read_file("$dir/stderr"));
 }
 
 # Does it end so, and complain so?
@@ -272,7 +281,7 @@ foreach my $i (0 .. length($golden{10}) - 1)
 {
 	my $byte = substr $golden{10}, $i, 1;
 
-	foreach my $change ($byte ^ "\x01", $i % 4 == 0 ? ($byte ^ "\x20", '', $byte x 2) : ())
+	foreach my $change ($byte ^ "\x01", $i % 8 == 0 ? ($byte ^ "\x20", '', $byte x 2) : ())
 	{
 		my $note = $golden{10};
 
@@ -282,7 +291,7 @@ foreach my $i (0 .. length($golden{10}) - 1)
 		diag("accepted: byte $i is " . unpack('H*', $change)) if $code == 0;
 	}
 }
-ok(!$refused{0} && $refused{ $exit{unverified} } > 100 && $refused{ $exit{malformed} } > 100 && keys(%refused) == 2, 'no mutation of a golden checkpoint is accepted')
+ok(!$refused{0} && $refused{ $exit{unverified} } > 50 && $refused{ $exit{malformed} } > 50 && keys(%refused) == 2, 'no mutation of a golden checkpoint is accepted')
   or diag(explain(\%refused));
 
 # Proofs of the golden log: every leaf in every checkpoint, every pair of them.
@@ -296,7 +305,7 @@ foreach my $size (@golden_sizes)
 		my $leaf = unpack 'H*', $golden_leaves[$i];
 
 		$accepted++ if (witness(golden_args($size, '--leaf', $leaf, @args)))[0] == 0;
-		next if ($i + $size) % 3;
+		next if ($i + $size) % 4;
 		$wrongly++ if (witness(golden_args($size, '--leaf', $leaf, '--index', ($i + 1) % $size, '--proof', "$dir/proof")))[0] != $exit{unverified};
 		$wrongly++ if (witness(golden_args($size, '--leaf', sha256_hex("\0wrong"), @args)))[0] != $exit{unverified};
 		substr($proof[ $i % @proof ], $i, 1) ^= "\x04";
@@ -468,7 +477,7 @@ sub make_mock
 	$node->safe_psql($db, q{
 		CREATE SCHEMA idempotency;
 		CREATE TABLE leaf (i bigint PRIMARY KEY, hash bytea);
-		CREATE TABLE lie (origin text, shown text, proof text, witnessed text);
+		CREATE TABLE lie (origin text, shown text, latest bigint, proof text, witnessed text);
 		INSERT INTO lie (origin) VALUES ('ledger.example/1');
 		CREATE TABLE witnessed (note text);
 		CREATE FUNCTION tree_root(first bigint, n bigint) RETURNS bytea LANGUAGE plpgsql AS $$
@@ -496,8 +505,9 @@ sub make_mock
 		BEGIN
 			SELECT * INTO l FROM lie;
 			SELECT count(*) INTO n FROM leaf;
-			RETURN CASE l.shown WHEN 'nothing' THEN NULL ELSE
-				coalesce(l.shown, format(E'%s\n%s\n%s\n', l.origin, n, encode(tree_root(0, n), 'base64'))) END;
+			IF l.shown = 'nothing' OR size > n OR (size IS NULL AND l.latest < 0) THEN RETURN NULL; END IF;
+			n := coalesce(size, l.latest, n);
+			RETURN coalesce(l.shown, format(E'%s\n%s\n%s\n', l.origin, n, encode(tree_root(0, n), 'base64')));
 		END $$;
 		CREATE FUNCTION idempotency.consistency_proof(size1 bigint, size2 bigint) RETURNS bytea[] LANGUAGE plpgsql AS $$
 		DECLARE
@@ -539,7 +549,7 @@ sub grow { return sql("INSERT INTO leaf SELECT i, sha256(convert_to('entry ' || 
 sub shrink { return sql("DELETE FROM leaf WHERE i >= $_[0]"); }
 sub rewrite { return sql("UPDATE leaf SET hash = sha256(hash) WHERE i >= $_[0]"); }
 sub lie { my %l = @_; return sql('UPDATE lie SET ' . join ', ', map { "$_ = " . (defined $l{$_} ? "E'$l{$_}'" : 'NULL') } keys %l); }
-sub honest { return lie(shown => undef, proof => undef, witnessed => undef); }
+sub honest { return lie(shown => undef, latest => undef, proof => undef, witnessed => undef); }
 
 my $state;
 # A new state directory.
@@ -699,6 +709,21 @@ shrink(0);
 grow(304);
 $err = alarm_is('a ledger that has become smaller', 'regression', qr/the ledger has become smaller: $was, shown is size 304/);
 like($err, qr/; up to size 304 it is what was signed here;/, '... and that it was only cut');
+foreach my $latest (304, 0, -1)
+{
+	my %before = snapshot($state);
+
+	grow(305);
+	lie(latest => $latest);
+	($out) = ends("a ledger that only shows less: $latest", 'done', qr/the database has what is held, size 305, and does not show as much now$/, run_args());
+	is_deeply([ $out, { snapshot($state) }, scalar evidence() ], [ '', \%before, 4 ], '... is no alarm');
+	rewrite(304);
+	(undef, $err) = ends('... unless what is held has become another', 'regression', qr/ALARM/, run_args());
+	unlink glob "$state/evidence/regression-*/*";
+	rmdir foreach (grep { !-e "$_/shown" } evidence());
+	honest();
+	shrink(304);
+}
 lie(shown => 'nothing');
 alarm_is('a ledger without any checkpoint', 'regression', qr/has no checkpoint any more: $was/);
 honest();
@@ -966,32 +991,27 @@ SKIP:
 	my $so = "$dir/crash.so";
 	skip 'no compiler', 2
 	  unless IPC::Run::run([ 'cc', '-shared', '-fPIC', '-o', $so, write_file('crash.c', $crash_c), '-ldl' ], '>', '/dev/null', '2>', '/dev/null');
-	my ($points, $wrong, $size) = (0, '', 400);
+	my ($points, $wrong, $size) = (0, '', 5);
+	my $session = $node->background_psql($db);
 
 	new_state('crash');
-	shrink(340);
-	rewrite(0);
+	shrink($size);
+	lie(origin => 'ledger.example/0');
 	witness(run_args());
 	# rounds that go on, then rounds in which an incarnation is accepted
 	foreach my $accept (0, 1)
 	{
-		my @more = $accept ? ('--accept-incarnation') : ();
+		my @args = (@{ run_args() }, $accept ? '--accept-incarnation' : ());
 
 		foreach my $at (1 .. 200)
 		{
-			if ($accept)
-			{
-				lie(origin => "ledger.example/$at");
-				rewrite(0);
-			}
-			else { grow(++$size); }
-			my ($code, $out) = witness(run_args(@more), env => { LD_PRELOAD => $so, CRASH_AT => $at });
-			my $shown = $accept ? "ledger.example/$at $size" : "ledger.example/4 $size";
+			my $shown = $accept ? "ledger.example/$at $size" : 'ledger.example/0 ' . ++$size;
+			$session->query_safe($accept ? "UPDATE lie SET origin = 'ledger.example/$at'; UPDATE leaf SET hash = sha256(hash)" : "INSERT INTO leaf VALUES ($size - 1, sha256('$at'))");
+			my ($code) = witness(\@args, env => { LD_PRELOAD => $so, CRASH_AT => $at });
 			# what is signed is held
-			my %now = snapshot($state);
-			foreach my $path (grep { /\/(latest|[^\/]*\.note)$/ && !/\/archive\// } keys %now)
+			foreach my $path ("$state/latest", glob "$state/notes/*")
 			{
-				my ($origin, $n) = $now{$path} =~ /^(.*)\n(\d+)\n\S+\n\n$dash \S+ \S+\n$/;
+				my ($origin, $n) = read_file($path) =~ /^(.*)\n(\d+)\n\S+\n\n$dash \S+ \S+\n$/;
 				$wrong .= "$at: $path is torn\n" if !defined $n;
 				$wrong .= "$at: $origin $n is signed and not held\n" if defined $n && "$origin $n" eq $shown && held() ne $shown;
 			}
@@ -999,13 +1019,14 @@ SKIP:
 			last if $code == 0;
 			$points++;
 			$wrong .= "$at: ended with $code\n" if $code != -1;
-			($code, $out, my $err) = witness(run_args(@more));
+			($code, undef, my $err) = witness(\@args);
 			$wrong .= "$at: the next run ended with $code: $err" if $code != 0;
 			$wrong .= "$at: the next run holds " . held() . "\n" if held() ne $shown;
 			$wrong .= "$at: no note of what is held\n" if (witness([ 'verify', '--vkey', $vkey, "$state/latest" ]))[0] != 0 || join(' ', (split /\n/, read_file("$state/latest"))[ 0, 1 ]) ne $shown;
 		}
 	}
-	cmp_ok($points, '>', 30, 'killed at so many points');
+	$session->quit;
+	cmp_ok($points, '>', 30, "killed at $points points");
 	is($wrong, '', '... what is signed is held, and the next run goes on');
 }
 done_testing();
