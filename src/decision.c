@@ -235,7 +235,8 @@ decision_entry(const Decision *decision, LedgerWrite *write)
 static void
 decision_write_some(int64 incarnation, bool incarnations)
 {
-	LedgerWrite writes[DECISIONS_CHUNK];
+	LedgerWrite *writes = palloc(Min(ndecisions, DECISIONS_CHUNK) *
+								 sizeof(LedgerWrite));
 	int			n = 0;
 
 	for (int i = 0; i < ndecisions; i++)
@@ -246,7 +247,7 @@ decision_write_some(int64 incarnation, bool incarnations)
 			(decision->decision == ENTRY_INCARNATION) != incarnations)
 			continue;
 		decision_entry(decision, &writes[n++]);
-		if (n == lengthof(writes))
+		if (n == DECISIONS_CHUNK)
 		{
 			ledger_write(writes, n, incarnation);
 			n = 0;

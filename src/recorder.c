@@ -155,7 +155,7 @@ recorder_lost(void)
 static int
 recorder_write(Relation aborted, const char *notes, Size size)
 {
-	LedgerWrite writes[RECORDER_CHUNK];
+	LedgerWrite *writes = palloc(RECORDER_CHUNK * sizeof(LedgerWrite));
 	int64		incarnation = incarnation_number(true);
 	int			naborted = 0;
 	int			n = 0;
