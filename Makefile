@@ -21,7 +21,7 @@ PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = claim_record counter decision entry explain export incarnation ledger proof prune recorder seal standby trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
 	claim_decide configure configure_show digest duty es6number failure fault fence guc \
-	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle module \
+	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle merkle_test module \
 	note operator policy ring roster run settle shmem stats store store_open tally trigger \
 	txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
@@ -40,11 +40,11 @@ DOCS = README.md
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle lease takeover operator claim settle policy \
-	batch run trigger lookup maintain stats security
+	batch run trigger lookup maintain stats ledger security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover control
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal
 
 #------------------------------------------------------------------------
 # compiling

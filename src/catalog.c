@@ -84,6 +84,7 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_LEDGER_CHECKPOINT] = "ledger_checkpoint",
 	[CATALOG_LEDGER_CHECKPOINT_PKEY] = "ledger_checkpoint_pkey",
 	[CATALOG_LEDGER_WITNESS] = "ledger_witness",
+	[CATALOG_LEDGER_WITNESS_PKEY] = "ledger_witness_pkey",
 	[CATALOG_LEDGER_PRUNE] = "ledger_prune"
 };
 
@@ -523,6 +524,11 @@ catalog_require_ledger(Relation heap)
 	const char *obstacle = catalog_obstacle(heap);
 	List	   *indexes = RelationGetIndexList(heap);
 
+	if (obstacle == NULL && heap->trigdesc != NULL &&
+		(heap->trigdesc->numtriggers > 1 ||
+		 strcmp(heap->trigdesc->triggers[0].tgname,
+				"ledger_entry_append_only") != 0))
+		obstacle = "It has a trigger or a foreign key of somebody else's.";
 	if (obstacle == NULL &&
 		(list_length(indexes) != 1 ||
 		 !catalog_index_is(catalog.relation[CATALOG_LEDGER_ENTRY_PKEY],

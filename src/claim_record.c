@@ -85,7 +85,8 @@ claim_record_answer(const ClaimRequest *claim, const Policy *policy,
 		(void) identity_id(&identity);
 		note_decision(decision, &identity, row.attempt, row.event_no,
 					  row.fence, row.claimed_at,
-					  row.has_fingerprint ? row.fingerprint : NULL, NULL);
+					  row.has_fingerprint && !policy->audit_payloads ?
+					  row.fingerprint : NULL, NULL);
 	}
 	else
 		(void) decision_key(policy, &identity, decision, &row, now, NULL);

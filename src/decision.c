@@ -63,6 +63,7 @@ typedef struct Decision
 	int32		attempt;
 	Oid			session_role;
 	Oid			role;
+	const char *application;
 	bool		has_trace;
 	uint8		trace[TRACE_ID_LENGTH];
 	bool		has_digest[2];	/* of DIGEST_REQUEST and DIGEST_RESPONSE */
@@ -78,6 +79,19 @@ static int	ndecisions = 0;
 static int	max_decisions = 0;
 static int	nsupersedable = 0;
 static int64 decisions_written = 0; /* number of the one before the first */
+static Oid	decision_ledger = InvalidOid;	/* what they are meant for */
+
+/* The application's name; mostly it is that of the decision before. */
+static const char *
+decision_application(void)
+{
+	const char *name = application_name ? application_name : "";
+
+	if (ndecisions > 1 && decisions[ndecisions - 2].application &&
+		strcmp(decisions[ndecisions - 2].application, name) == 0)
+		return decisions[ndecisions - 2].application;
+	return MemoryContextStrdup(decision_context, name);
+}
 
 /* Add an empty decision at the present depth. */
 static Decision *
@@ -85,6 +99,8 @@ decision_add(EntryDecision what)
 {
 	Decision   *decision;
 
+	if (ndecisions == 0)
+		decision_ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	if (decision_context == NULL)
 		decision_context = AllocSetContextCreate(TopTransactionContext,
 												 "idempotency decisions",
@@ -106,6 +122,7 @@ decision_add(EntryDecision what)
 	decision->decided_at = clock_now();
 	decision->session_role = GetSessionUserId();
 	decision->role = GetUserId();
+	decision->application = decision_application();
 	decision->has_trace = trace_current(decision->trace);
 	return decision;
 }
@@ -133,10 +150,12 @@ decision_contents(Decision *decision, const Policy *policy, const KeyRow *row)
 		decision->decision == ENTRY_TAKEOVER ||
 		decision->decision == ENTRY_MISMATCH;
 
-	if (policy->audit_payloads && !with_request)
-		;						/* the entry of the claim has it */
-	else if (policy->audit_payloads && row->request)
-		decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+	/* never a plain digest of what is to be erasable */
+	if (policy->audit_payloads)
+	{
+		if (with_request && row->request)
+			decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+	}
 	else if (row->has_fingerprint)
 	{
 		decision->has_digest[DIGEST_REQUEST] = true;
@@ -174,15 +193,6 @@ decision_deeper(int depth)
 	return n;
 }
 
-/* A role's name; empty if it is gone. */
-static text *
-decision_role(Oid role)
-{
-	char	   *name = GetUserNameFromId(role, true);
-
-	return cstring_to_text(name ? name : "");
-}
-
 /* The entry that a decision makes. */
 static void
 decision_entry(const Decision *decision, LedgerWrite *write)
@@ -217,11 +227,10 @@ decision_entry(const Decision *decision, LedgerWrite *write)
 		ledger_salt(write, PAYLOAD_RESPONSE,
 					decision->payload[DIGEST_RESPONSE],
 					DIGEST_RESPONSE_SALTED);
-	entry->session_role = decision_role(decision->session_role);
+	entry->session_role = entry_role(decision->session_role);
 	entry->role = decision->role == decision->session_role ?
-		entry->session_role : decision_role(decision->role);
-	entry->application = cstring_to_text(application_name ? application_name :
-										 "");
+		entry->session_role : entry_role(decision->role);
+	entry->application = cstring_to_text(decision->application);
 	entry->has_trace = decision->has_trace;
 	if (decision->has_trace)
 		memcpy(entry->trace, decision->trace, TRACE_ID_LENGTH);
@@ -295,8 +304,9 @@ decision_write_all(bool prepare)
 void
 decision_write(bool prepare)
 {
-	/* whoever has dropped the extension meanwhile wants none of it */
-	if (ndecisions > 0 && catalog_is_there())
+	/* the extension can have been dropped meanwhile, and created again */
+	if (ndecisions > 0 && catalog_is_there() &&
+		catalog_relation(CATALOG_LEDGER_ENTRY) == decision_ledger)
 		decision_write_all(prepare);
 }
 
@@ -382,17 +392,22 @@ decision_supersede(DecisionNumber later, DecisionNumber earlier)
 		decisions[later - decisions_written - 1].supersedes = earlier;
 }
 
-/* {"reason": ...}, as detail. */
+/* A text as a JSON string, palloc'd. */
 char *
-decision_reason(const text *reason)
+decision_json(const text *value)
 {
 	StringInfoData json;
 
 	initStringInfo(&json);
-	appendStringInfoString(&json, "{\"reason\": ");
-	escape_json(&json, text_to_cstring(reason));
-	appendStringInfoChar(&json, '}');
+	escape_json(&json, text_to_cstring(value));
 	return json.data;
+}
+
+/* {"reason": ...}, as detail. */
+char *
+decision_reason(const text *reason)
+{
+	return psprintf("{\"reason\": %s}", decision_json(reason));
 }
 
 /* The transaction has ended: forget everything; the memory goes with it. */

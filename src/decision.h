@@ -25,6 +25,7 @@ extern void decision_general(EntryDecision decision, const char *scope,
 extern void decision_supersedable(DecisionNumber number);
 extern void decision_supersede(DecisionNumber later, DecisionNumber earlier);
 extern void decision_write(bool prepare);
+extern char *decision_json(const text *value);
 extern char *decision_reason(const text *reason);
 
 #endif							/* IDEMPOTENCY_DECISION_H */

@@ -12,7 +12,10 @@
  *		"idempotency/entry/v1", a newline, then each field in a fixed order:
  *		integers	8 bytes, big-endian, two's complement
  *		times		microseconds since 1970-01-01 UTC, as an integer
- *		texts		their length in bytes as 4 bytes, big-endian, then UTF-8
+ *		texts		their length in bytes as 4 bytes, big-endian, then UTF-8;
+ *					in an SQL_ASCII database the bytes as they are, and where
+ *					they have no equivalent in UTF-8 likewise, with the length's
+ *					top bit set
  *		bytes		likewise
  *		nullable	a byte 0 (null), or 1 and the value
  *
@@ -24,9 +27,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "common/hmac.h"
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "compat.h"
@@ -35,6 +40,9 @@
 /* from PostgreSQL's epoch to Unix's, microseconds */
 #define UNIX_EPOCH_OFFSET \
 	((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* added to the length of a text that can't be converted */
+#define RAW_TEXT 0x80000000U
 
 static const char entry_label[] = "idempotency/entry/v1\n";
 
@@ -87,20 +95,60 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_LOST] = "lost"
 };
 
+/* a text, to be hashed */
+typedef struct Utf8
+{
+	const char *bytes;			/* the text's own, or palloc'd */
+	int			len;
+	bool		raw;			/* it can't be converted; as it is stored */
+} Utf8;
+
+/* Is a text the same in every encoding? */
+static bool
+entry_is_ascii(const char *string, int len)
+{
+	for (int i = 0; i < len; i++)
+	{
+		if (IS_HIGHBIT_SET(string[i]))
+			return false;
+	}
+	return true;
+}
+
 /*
  * A text in UTF-8, so that what is hashed doesn't depend on the server's
- * encoding; *len is its length.  Mostly it is the text itself.
+ * encoding.  Where that is SQL_ASCII it is the bytes that are there, and so it
+ * is where they have no equivalent in UTF-8.  Raises nothing.
  */
-static const char *
-entry_utf8(const char *string, int *len)
+static Utf8
+entry_utf8(const char *string, int len)
 {
-	char	   *utf8;
+	Utf8		utf8 = {string, len, false};
+	int			encoding = GetDatabaseEncoding();
+	unsigned char *converted;
+	Size		room;
+	Oid			proc;
 
-	if (GetDatabaseEncoding() == PG_UTF8)
-		return string;
-	utf8 = pg_server_to_any(string, *len, PG_UTF8);
-	if (utf8 != string)
-		*len = strlen(utf8);
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII ||
+		entry_is_ascii(string, len))
+		return utf8;
+	utf8.raw = true;
+	proc = FindDefaultConversionProc(encoding, PG_UTF8);
+	if (!OidIsValid(proc))
+		return utf8;
+	room = (Size) len * MAX_CONVERSION_GROWTH + 1;
+	converted = MemoryContextAllocHuge(CurrentMemoryContext, room);
+	if (pg_do_encoding_conversion_buf(proc, encoding, PG_UTF8,
+									  (unsigned char *) unconstify(char *, string),
+									  len, converted, (int) Min(room, PG_INT32_MAX),
+									  true) == len)
+	{
+		utf8.bytes = (char *) converted;
+		utf8.len = strlen((char *) converted);
+		utf8.raw = false;
+	}
+	else
+		pfree(converted);
 	return utf8;
 }
 
@@ -108,9 +156,9 @@ entry_utf8(const char *string, int *len)
 void
 entry_digest(const text *value, uint8 result[DIGEST_LENGTH])
 {
-	int			len = VARSIZE_ANY_EXHDR(value);
-	const char *utf8 = entry_utf8(VARDATA_ANY(value), &len);
-	DigestPart	part = {utf8, len};
+	Utf8		utf8 = entry_utf8(VARDATA_ANY(value),
+								  VARSIZE_ANY_EXHDR(value));
+	DigestPart	part = {utf8.bytes, utf8.len};
 
 	digest_sha256(&part, 1, result);
 }
@@ -123,19 +171,42 @@ void
 entry_commitment(const uint8 salt[DIGEST_LENGTH], const text *value,
 				 uint8 result[DIGEST_LENGTH])
 {
-	int			len = VARSIZE_ANY_EXHDR(value);
-	const char *utf8 = entry_utf8(VARDATA_ANY(value), &len);
+	Utf8		utf8 = entry_utf8(VARDATA_ANY(value),
+								  VARSIZE_ANY_EXHDR(value));
 	pg_hmac_ctx *context = pg_hmac_create(PG_SHA256);
 
 	if (context == NULL ||
 		pg_hmac_init(context, salt, DIGEST_LENGTH) < 0 ||
-		pg_hmac_update(context, (const uint8 *) utf8, len) < 0 ||
+		pg_hmac_update(context, (const uint8 *) utf8.bytes, utf8.len) < 0 ||
 		pg_hmac_final(context, result, DIGEST_LENGTH) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not compute an HMAC: %s",
 						pg_hmac_error(context))));
 	pg_hmac_free(context);
+}
+
+/*
+ * A role's name; empty if there is none, or it is gone.  Names are shared by
+ * all databases, and may be of another's encoding: what can't be read here is
+ * replaced by question marks.
+ */
+text *
+entry_role(Oid role)
+{
+	char	   *name = OidIsValid(role) ? GetUserNameFromId(role, true) : NULL;
+
+	if (name == NULL)
+		return cstring_to_text("");
+	if (!pg_verifymbstr(name, strlen(name), true))
+	{
+		for (char *c = name; *c; c++)
+		{
+			if (IS_HIGHBIT_SET(*c))
+				*c = '?';
+		}
+	}
+	return cstring_to_text(name);
 }
 
 /* The name of a decision, as it is stored. */
@@ -262,10 +333,9 @@ entry_get_bytes(const Datum *values, const bool *isnull, int column,
 	if (isnull[column - 1])
 		return false;
 	value = DatumGetByteaPP(values[column - 1]);
-	if (VARSIZE_ANY_EXHDR(value) == len)
-		memcpy(bytes, VARDATA_ANY(value), len);
-	else
-		*malformed = true;
+	memset(bytes, 0, len);
+	memcpy(bytes, VARDATA_ANY(value), Min(VARSIZE_ANY_EXHDR(value), len));
+	*malformed |= VARSIZE_ANY_EXHDR(value) != len;
 	return true;
 }
 
@@ -367,11 +437,12 @@ encode_bytes(StringInfo data, const void *bytes, int len)
 static void
 encode_text(StringInfo data, const char *string, int len)
 {
-	const char *utf8 = entry_utf8(string, &len);
+	Utf8		utf8 = entry_utf8(string, len);
 
-	encode_bytes(data, utf8, len);
-	if (utf8 != string)
-		pfree(unconstify(char *, utf8));
+	pq_sendint32(data, utf8.len | (utf8.raw ? RAW_TEXT : 0));
+	appendBinaryStringInfo(data, utf8.bytes, utf8.len);
+	if (utf8.bytes != string)
+		pfree(unconstify(char *, utf8.bytes));
 }
 
 /* Append a varlena text. */

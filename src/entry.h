@@ -88,6 +88,7 @@ typedef struct LedgerEntry
 extern void entry_digest(const text *value, uint8 result[DIGEST_LENGTH]);
 extern void entry_commitment(const uint8 salt[DIGEST_LENGTH],
 							 const text *value, uint8 result[DIGEST_LENGTH]);
+extern text *entry_role(Oid role);
 extern const char *entry_decision_name(EntryDecision decision);
 extern int	entry_decision_find(const text *name);
 extern bool entry_changes_state(EntryDecision decision);

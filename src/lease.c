@@ -154,9 +154,18 @@ lease_settle(OpenKey *key, KeyRow *row, TimestampTz finished_at,
 	decision_number_row(&key->policy, row);
 	FAULT_POINT("finish.before_update");
 	key_replace(key, row);
-	(void) decision_key(&key->policy, key->identity,
-						finished_at == NO_TIME ? ENTRY_RELEASED :
-						failure_decision(row), row, key->now, NULL);
+	if (finished_at == NO_TIME)
+	{
+		/* the entry is about the attempt that was given up */
+		KeyRow		attempt = key->probe.row;
+
+		attempt.event_no = row->event_no;
+		(void) decision_key(&key->policy, key->identity, ENTRY_RELEASED,
+							&attempt, key->now, NULL);
+	}
+	else
+		(void) decision_key(&key->policy, key->identity,
+							failure_decision(row), row, key->now, NULL);
 	lease_count(key, finished_at == NO_TIME ? STATS_RELEASED :
 				failure_counter(row));
 	ForceSyncCommit();

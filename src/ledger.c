@@ -215,6 +215,7 @@ ledger_scan(LedgerScan *scan, int64 after, int64 upto, Snapshot snapshot)
 	scan->index = index_open(catalog_relation(CATALOG_LEDGER_ENTRY_PKEY),
 							 AccessShareLock);
 	scan->slot = table_slot_create(scan->heap, NULL);
+	scan->context = CurrentMemoryContext;
 	scan->tuple = NULL;
 	scan->free_tuple = false;
 	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT,
@@ -227,19 +228,27 @@ ledger_scan(LedgerScan *scan, int64 after, int64 upto, Snapshot snapshot)
 	index_rescan(scan->scan, keys, lengthof(keys), NULL, 0);
 }
 
-/* The next entry; it lives until the next call.  False: there is none. */
+/*
+ * The next entry; it lives until the next call, or until the caller resets its
+ * memory, which the scan's own survives.  False: there is none.
+ */
 bool
 ledger_scan_next(LedgerScan *scan, LedgerEntry *entry)
 {
+	MemoryContext caller = MemoryContextSwitchTo(scan->context);
+	bool		found;
 	bool		isnull;
 
 	if (scan->free_tuple)
 		heap_freetuple(scan->tuple);
 	scan->free_tuple = false;
-	if (!index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot))
+	found = index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot);
+	if (found)
+		scan->tuple = ExecFetchSlotHeapTuple(scan->slot, false,
+											 &scan->free_tuple);
+	MemoryContextSwitchTo(caller);
+	if (!found)
 		return false;
-	scan->tuple = ExecFetchSlotHeapTuple(scan->slot, false,
-										 &scan->free_tuple);
 	entry_deform(RelationGetDescr(scan->heap), scan->tuple, entry);
 	scan->index_seq =
 		DatumGetInt64(index_getattr(scan->scan->xs_itup, 1,

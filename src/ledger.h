@@ -41,6 +41,7 @@ typedef struct LedgerScan
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	MemoryContext context;		/* of the scan's own memory */
 	HeapTuple	tuple;			/* of the entry; copied if it wasn't there */
 	bool		free_tuple;
 	int64		index_seq;		/* what the index says the entry's seq is */

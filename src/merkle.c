@@ -388,35 +388,33 @@ get_hash(FunctionCallInfo fcinfo, int argno, MerkleHash *hash)
 }
 
 /*
- * An argument that has to be an array of hashes, max at most: the hashes are
- * put into palloc'd memory.  Returns how many they are, or -1 if it isn't one.
+ * An argument that has to be an array of hashes, as many as a proof can have.
+ * Returns how many they are, or -1 if it isn't one.
  */
 static int
-get_hashes(FunctionCallInfo fcinfo, int argno, int max, MerkleHash **hashes)
+get_proof(FunctionCallInfo fcinfo, int argno, MerkleHash proof[MERKLE_PROOF_MAX])
 {
 	ArrayType  *array;
 	Datum	   *values;
-	bool	   *nulls;
 	int			n;
 
 	if (PG_ARGISNULL(argno))
 		return -1;
 	array = PG_GETARG_ARRAYTYPE_P(argno);
 	if (ARR_NDIM(array) > 1 ||
-		ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > max ||
+		ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > MERKLE_PROOF_MAX ||
 		array_contains_nulls(array))
 		return -1;
 
-	deconstruct_array(array, BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls,
+	deconstruct_array(array, BYTEAOID, -1, false, TYPALIGN_INT, &values, NULL,
 					  &n);
-	*hashes = palloc(Max(n, 1) * sizeof(MerkleHash));
 	for (int i = 0; i < n; i++)
 	{
 		bytea	   *value = DatumGetByteaPP(values[i]);
 
 		if (VARSIZE_ANY_EXHDR(value) != DIGEST_LENGTH)
 			return -1;
-		memcpy((*hashes)[i].bytes, VARDATA_ANY(value), DIGEST_LENGTH);
+		memcpy(proof[i].bytes, VARDATA_ANY(value), DIGEST_LENGTH);
 	}
 	return n;
 }
@@ -432,7 +430,7 @@ idempotency_verify_inclusion(PG_FUNCTION_ARGS)
 {
 	MerkleHash	leaf;
 	MerkleHash	root;
-	MerkleHash *proof;
+	MerkleHash	proof[MERKLE_PROOF_MAX];
 	DigestContext *context;
 	int			n;
 	bool		result;
@@ -440,7 +438,7 @@ idempotency_verify_inclusion(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || !get_hash(fcinfo, 2, &leaf) ||
 		!get_hash(fcinfo, 4, &root))
 		PG_RETURN_BOOL(false);
-	n = get_hashes(fcinfo, 3, MERKLE_PROOF_MAX, &proof);
+	n = get_proof(fcinfo, 3, proof);
 	if (n < 0)
 		PG_RETURN_BOOL(false);
 
@@ -462,7 +460,7 @@ idempotency_verify_consistency(PG_FUNCTION_ARGS)
 {
 	MerkleHash	root1;
 	MerkleHash	root2;
-	MerkleHash *proof;
+	MerkleHash	proof[MERKLE_PROOF_MAX];
 	DigestContext *context;
 	int			n;
 	bool		result;
@@ -470,7 +468,7 @@ idempotency_verify_consistency(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || !get_hash(fcinfo, 2, &root1) ||
 		!get_hash(fcinfo, 3, &root2))
 		PG_RETURN_BOOL(false);
-	n = get_hashes(fcinfo, 4, MERKLE_PROOF_MAX, &proof);
+	n = get_proof(fcinfo, 4, proof);
 	if (n < 0)
 		PG_RETURN_BOOL(false);
 
@@ -481,91 +479,3 @@ idempotency_verify_consistency(PG_FUNCTION_ARGS)
 	digest_free(context);
 	PG_RETURN_BOOL(result);
 }
-
-#ifdef IDEMPOTENCY_FAULTS
-
-COMPAT_FUNCTION_INFO(idempotency_merkle_test);
-
-/* the leaves of a tree that is in no table; a single one is every leaf */
-typedef struct TestTree
-{
-	DigestContext *context;
-	int64		size;
-	MerkleHash *leaves;
-	int			n;
-} TestTree;
-
-/*
- * MerkleFetch of such a tree.  Raises an error if asked for anything but a
- * complete subtree of it.
- */
-static void
-test_fetch(void *arg, int height, int64 index, MerkleHash *hash)
-{
-	TestTree   *tree = arg;
-
-	if (height < 0 || height >= MERKLE_MAX_HEIGHT || index < 0 ||
-		index >= tree->size >> height)
-		elog(ERROR, "asked for subtree " INT64_FORMAT " of height %d", index,
-			 height);
-	if (tree->n > 1)
-	{
-		merkle_subtree(tree->context, tree->leaves + (index << height),
-					   INT64CONST(1) << height, hash);
-		return;
-	}
-	*hash = tree->leaves[0];
-	while (height-- > 0)
-		merkle_node(tree->context, hash, hash, hash);
-}
-
-/*
- * merkle_test(what text, a int8, b int8, data bytea, hashes bytea[])
- *		returns bytea[]
- *
- * Calls merkle_<what>: of these data for a leaf, otherwise of these hashes,
- * which are those of the leaves where there is a tree.
- */
-Datum
-idempotency_merkle_test(PG_FUNCTION_ARGS)
-{
-	char	   *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	int64		a = PG_GETARG_INT64(1);
-	int64		b = PG_GETARG_INT64(2);
-	DigestContext *context = digest_create();
-	TestTree	tree = {context, Max(a, b), NULL, 0};
-	MerkleHash	result[MERKLE_PROOF_MAX];
-	Datum		values[MERKLE_PROOF_MAX];
-	int			n = 1;
-
-	if (strcmp(what, "leaf") == 0)
-	{
-		bytea	   *data = PG_GETARG_BYTEA_PP(3);
-
-		merkle_leaf(context, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), result);
-	}
-	else
-		tree.n = get_hashes(fcinfo, 4, PG_INT32_MAX, &tree.leaves);
-
-	if (strcmp(what, "empty") == 0)
-		merkle_empty(context, result);
-	else if (strcmp(what, "node") == 0)
-		merkle_node(context, &tree.leaves[0], &tree.leaves[1], result);
-	else if (strcmp(what, "subtree") == 0)
-		merkle_subtree(context, tree.leaves, tree.n, result);
-	else if (strcmp(what, "root") == 0)
-		merkle_root(context, a, test_fetch, &tree, result);
-	else if (strcmp(what, "inclusion_proof") == 0)
-		n = merkle_inclusion_proof(context, a, b, test_fetch, &tree, result);
-	else if (strcmp(what, "consistency_proof") == 0)
-		n = merkle_consistency_proof(context, a, b, test_fetch, &tree, result);
-
-	for (int i = 0; i < n; i++)
-		values[i] = PointerGetDatum(cstring_to_text_with_len((char *) result[i].bytes,
-															 DIGEST_LENGTH));
-	digest_free(context);
-	PG_RETURN_ARRAYTYPE_P(construct_array(values, n, BYTEAOID, -1, false,
-										  TYPALIGN_INT));
-}
-
-#endif							/* IDEMPOTENCY_FAULTS */

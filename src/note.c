@@ -37,6 +37,7 @@ typedef struct NoteArea
 	LWLock	   *lock;
 	int64		dropped;
 	TimestampTz dropped_at;		/* the last time */
+	int64		recorded;		/* so many of the dropped ones are told of */
 	Size		room;
 	Size		used;
 	char		notes[FLEXIBLE_ARRAY_MEMBER];
@@ -226,30 +227,42 @@ note_text(const Note *note, int which, int *len)
 	return at;
 }
 
-/* How many notes were dropped, and (0: never) when the last one was. */
+/*
+ * How many notes were dropped, when (0: never) the last one was, and how many
+ * of them the ledger tells of; either may be NULL.
+ */
 int64
-note_dropped(TimestampTz *at)
+note_dropped(TimestampTz *at, int64 *recorded)
 {
-	int64		dropped = 0;
+	NoteArea	area = {0};
 
-	*at = 0;
 	if (note_area)
 	{
 		LWLockAcquire(note_area->lock, LW_SHARED);
-		dropped = note_area->dropped;
-		*at = note_area->dropped_at;
+		memcpy(&area, note_area, offsetof(NoteArea, notes));
 		LWLockRelease(note_area->lock);
 	}
-	return dropped;
+	if (at)
+		*at = area.dropped_at;
+	if (recorded)
+		*recorded = area.recorded;
+	return area.dropped;
+}
+
+/* The ledger tells of so many that were dropped. */
+void
+note_dropped_is_recorded(int64 dropped)
+{
+	LWLockAcquire(note_area->lock, LW_EXCLUSIVE);
+	note_area->recorded = Max(note_area->recorded, dropped);
+	LWLockRelease(note_area->lock);
 }
 
 /* notes_dropped() returns bigint */
 Datum
 idempotency_notes_dropped(PG_FUNCTION_ARGS)
 {
-	TimestampTz at;
-
-	PG_RETURN_INT64(note_dropped(&at));
+	PG_RETURN_INT64(note_dropped(NULL, NULL));
 }
 
 /* notes_dropped_at() returns timestamptz */
@@ -258,7 +271,7 @@ idempotency_notes_dropped_at(PG_FUNCTION_ARGS)
 {
 	TimestampTz at;
 
-	(void) note_dropped(&at);
+	(void) note_dropped(&at, NULL);
 	if (at == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_TIMESTAMPTZ(at);

@@ -54,6 +54,7 @@ extern void note_scope(EntryDecision decision, Oid database,
 					   const char *detail);
 extern char *note_take(Size *size);
 extern const char *note_text(const Note *note, int which, int *len);
-extern int64 note_dropped(TimestampTz *at);
+extern int64 note_dropped(TimestampTz *at, int64 *recorded);
+extern void note_dropped_is_recorded(int64 dropped);
 
 #endif							/* IDEMPOTENCY_NOTE_H */

@@ -156,6 +156,21 @@ operator_resolution(text *outcome)
 			 errmsg("outcome must be 'succeeded', 'failed' or 'retry'")));
 }
 
+/* What an operator has made of a claim, and why, as an entry's detail. */
+static char *
+operator_resolved(KeyState state, const text *reason)
+{
+	const char *outcome = "";
+
+	for (int i = 0; i < lengthof(resolutions); i++)
+	{
+		if (resolutions[i].state == state)
+			outcome = resolutions[i].name;
+	}
+	return psprintf("{\"outcome\": \"%s\", \"reason\": %s}", outcome,
+					decision_json(reason));
+}
+
 /*
  * Settle a claim that its holder didn't: response is the response, or the
  * error.  Raises ID403, ID404, ID409, ID412, ID413.
@@ -201,7 +216,7 @@ operator_resolve(Identity *identity, KeyState state, text *response,
 	decision_number_row(&key.policy, &row);
 	key_replace(&key, &row);
 	(void) decision_key(&key.policy, identity, ENTRY_RESOLVED, &row, key.now,
-						decision_reason(reason));
+						operator_resolved(state, reason));
 	ForceSyncCommit();
 	key_close(&key);
 }

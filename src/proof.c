@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
@@ -21,7 +20,6 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -67,6 +65,7 @@ proof_checkpoint_text(const Checkpoint *checkpoint)
 typedef struct Publishable
 {
 	XLogRecPtr	flushed;
+	int64		told;			/* up to this size it is known outside */
 	Checkpoint *checkpoint;
 	bool		found;
 } Publishable;
@@ -77,7 +76,8 @@ proof_take_publishable(Checkpoint *checkpoint, void *arg)
 {
 	Publishable *publishable = arg;
 
-	publishable->found = checkpoint->lsn <= publishable->flushed;
+	publishable->found = checkpoint->lsn <= publishable->flushed ||
+		checkpoint->size <= publishable->told;
 	if (publishable->found)
 		*publishable->checkpoint = *checkpoint;
 	return !publishable->found;
@@ -85,7 +85,8 @@ proof_take_publishable(Checkpoint *checkpoint, void *arg)
 
 /*
  * The latest checkpoint that may be told: as many standbys have its entries as
- * idempotency.checkpoint_standbys says.  False if there is none.
+ * idempotency.checkpoint_standbys says, or it was witnessed before.  False if
+ * there is none.
  */
 bool
 proof_publishable(Snapshot snapshot, Checkpoint *checkpoint)
@@ -94,6 +95,7 @@ proof_publishable(Snapshot snapshot, Checkpoint *checkpoint)
 
 	publishable.flushed = RecoveryInProgress() ? PG_UINT64_MAX :
 		standby_flushed(guc_checkpoint_standbys);
+	publishable.told = tree_witnessed(PG_INT64_MAX, snapshot);
 	publishable.checkpoint = checkpoint;
 	tree_walk_checkpoints(PG_INT64_MAX, snapshot, proof_take_publishable,
 						  &publishable);
@@ -256,27 +258,6 @@ proof_note_size(const char *note)
 	return size;
 }
 
-/* Is the size in the table already? */
-static bool
-proof_is_witnessed(Relation rel, int64 size)
-{
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false,
-										  GetActiveSnapshot(), 0, NULL);
-	HeapTuple	tuple;
-	bool		found = false;
-
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-
-		found = DatumGetInt64(heap_getattr(tuple, WITNESS_SIZE,
-										   RelationGetDescr(rel),
-										   &isnull)) == size;
-	}
-	systable_endscan(scan);
-	return found;
-}
-
 /* Note that somebody outside holds this checkpoint. */
 static void
 proof_record_witness(const Checkpoint *checkpoint, text *note)
@@ -288,7 +269,8 @@ proof_record_witness(const Checkpoint *checkpoint, text *note)
 
 	catalog_require_columns(rel, WITNESS_COLUMNS);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!proof_is_witnessed(rel, checkpoint->size))
+	if (tree_witnessed(checkpoint->size, GetActiveSnapshot()) !=
+		checkpoint->size)
 	{
 		values[WITNESS_SIZE - 1] = Int64GetDatum(checkpoint->size);
 		values[WITNESS_ORIGIN - 1] = CStringGetTextDatum(checkpoint->origin);

@@ -90,35 +90,11 @@ prune_delete(CatalogRelation table, CatalogRelation index, int nkeys,
 	return n;
 }
 
-/* The largest size of which somebody outside holds a checkpoint; 0: none. */
-static int64
-prune_witnessed_size(void)
-{
-	Relation	rel = table_open(catalog_relation(CATALOG_LEDGER_WITNESS),
-								 AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false,
-										  GetActiveSnapshot(), 0, NULL);
-	HeapTuple	tuple;
-	int64		size = 0;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-
-		size = Max(size, DatumGetInt64(heap_getattr(tuple, 1,
-													RelationGetDescr(rel),
-													&isnull)));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return size;
-}
-
 /* Refuse to prune there.  Raises ID400, ID412. */
 static void
 prune_check(int64 min_index, int64 pruned)
 {
-	int64		witnessed = prune_witnessed_size();
+	int64		witnessed = tree_witnessed(PG_INT64_MAX, GetActiveSnapshot());
 
 	if (min_index <= pruned || min_index % MERKLE_TILE_WIDTH != 0)
 		ereport(ERROR,

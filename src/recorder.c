@@ -14,6 +14,7 @@
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -35,6 +36,9 @@
 #define ABORTED_DELETE_PAGES 256	/* looked at by one round */
 #define ABORTED_DELETE_EVERY USECS_PER_MINUTE
 #define RECORDER_CHUNK		256 /* entries written at once */
+
+/* how many dropped notes this transaction tells of; 0: it doesn't */
+static int64 recorder_lost_upto = 0;
 
 /* attribute numbers, in the order of src/sql/note.sql */
 enum
@@ -75,15 +79,6 @@ recorder_write_aborted(Relation rel, const Note *note)
 											isnull));
 }
 
-/* A role's name; empty if there is none, or it is gone. */
-static text *
-recorder_role(Oid role)
-{
-	char	   *name = OidIsValid(role) ? GetUserNameFromId(role, true) : NULL;
-
-	return cstring_to_text(name ? name : "");
-}
-
 /* The entry that a note makes. */
 static void
 recorder_entry(const Note *note, LedgerWrite *write)
@@ -110,8 +105,8 @@ recorder_entry(const Note *note, LedgerWrite *write)
 	entry->attempt = note->attempt;
 	entry->has_digest[DIGEST_REQUEST] = note->has_request;
 	memcpy(entry->digest[DIGEST_REQUEST], note->request, DIGEST_LENGTH);
-	entry->session_role = recorder_role(note->session_role);
-	entry->role = recorder_role(note->role);
+	entry->session_role = entry_role(note->session_role);
+	entry->role = entry_role(note->role);
 	entry->application = recorder_text(note, NOTE_APPLICATION);
 	entry->has_trace = note->has_trace;
 	memcpy(entry->trace, note->trace, TRACE_ID_LENGTH);
@@ -134,21 +129,32 @@ recorder_wants(const Note *note)
 		(policy.audit == AUDIT_DECISIONS && note->decision != ENTRY_REPLAYED);
 }
 
-/* Say in the ledger that notes were dropped since the last look. */
+/*
+ * Say in the ledger that notes were dropped since that was last said; that it
+ * was said counts from commit on.
+ */
 static void
 recorder_lost(void)
 {
-	static int64 known = 0;
-	TimestampTz at;
-	int64		dropped = note_dropped(&at);
-	char	   *detail;
+	int64		recorded;
+	int64		dropped = note_dropped(NULL, &recorded);
 
-	if (dropped <= known)
+	if (dropped <= recorded)
 		return;
-	detail = psprintf("{\"notes\": " INT64_FORMAT ", \"of\": \"all databases\"}",
-					  dropped - known);
-	known = dropped;
-	decision_general(ENTRY_LOST, NULL, 0, detail);
+	decision_general(ENTRY_LOST, NULL, 0,
+					 psprintf("{\"notes\": " INT64_FORMAT ", \"of\": \"all databases\"}",
+							  dropped - recorded));
+	recorder_lost_upto = dropped;
+}
+
+/* The transaction has ended. */
+static void
+recorder_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && recorder_lost_upto > 0)
+		note_dropped_is_recorded(recorder_lost_upto);
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		recorder_lost_upto = 0;
 }
 
 /* Write the notes; returns how many were aborted attempts. */
@@ -261,5 +267,6 @@ recorder_flush(int step)
 void
 recorder_init(void)
 {
+	RegisterXactCallback(recorder_xact_callback, NULL);
 	duty_register("notes", 1, recorder_flush);
 }

@@ -22,7 +22,8 @@
  * slow commits can't put sealing off for ever.
  *
  * Locking: ShareUpdateExclusiveLock on ledger_checkpoint, tried for, so that
- * one session seals.  A checkpoint is durable before anybody can see it.
+ * one session seals; see seal_lock().  A checkpoint is durable before anybody
+ * can see it.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +51,7 @@
 #define SEAL_ENTRIES_MAX	262144	/* in one transaction */
 #define SEAL_WAIT_MS		50	/* for commits that are under way */
 #define SEAL_POLL_MS		2
+#define SEAL_LOOK_AGAIN		(10 * USECS_PER_SEC)
 
 /* q and X; lives from round to round */
 typedef struct Watermark
@@ -313,22 +315,61 @@ seal_checkpoint(SealBuilder *builder, int64 sealed_seq)
 	ForceSyncCommit();
 }
 
+/* Is there an entry after one number up to another? */
+static bool
+seal_is_due(int64 after, int64 upto, Snapshot snapshot)
+{
+	LedgerScan	scan;
+	LedgerEntry entry;
+	bool		due;
+
+	ledger_scan(&scan, after, upto, snapshot);
+	due = ledger_scan_next(&scan, &entry);
+	ledger_scan_end(&scan);
+	return due;
+}
+
 /*
- * Seal the entries up to a number that is decided, as many as there are.  The
- * caller has the lock that only one can have.  Returns up to where there is
- * nothing more to seal; *any says whether there was.
+ * Make sure of the lock that only one can have, and that the place has its
+ * incarnation.  If it hasn't, the database may be being restored at this
+ * moment, into the very tables that are written here: then nobody else must be
+ * writing them.  Nothing is waited for.
+ */
+static bool
+seal_lock(void)
+{
+	Incarnation latest = incarnation_latest();
+	LOCKMODE	mode = incarnation_is_here(&latest) ?
+		ShareUpdateExclusiveLock : ShareRowExclusiveLock;
+
+	return ConditionalLockRelationOid(catalog_relation(CATALOG_LEDGER_CHECKPOINT),
+									  mode) &&
+		(mode == ShareUpdateExclusiveLock ||
+		 ConditionalLockRelationOid(catalog_relation(CATALOG_LEDGER_TILE),
+									mode));
+}
+
+/*
+ * Seal the entries up to a number that is decided, as many as there are.
+ * Returns up to where there is nothing more to seal, or -1 if it can't be done
+ * now; *any says whether there was anything.
  */
 static int64
 seal_upto(int64 upto, bool *any)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot;
 	TreeReader *reader = palloc(sizeof(TreeReader));
 	SealBuilder *builder = palloc(sizeof(SealBuilder));
-	int64		sealed = upto;
+	int64		sealed = -1;
 
 	*any = false;
+	if (!seal_lock())
+		return -1;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	(void) tree_open(reader, snapshot);
-	if (reader->latest.sealed_seq < upto)
+	if (!seal_is_due(reader->latest.sealed_seq, upto, snapshot))
+		sealed = upto;
+	else if (incarnation_prepare(false))
 	{
 		seal_begin(builder, reader);
 		FAULT_POINT("seal.after_read");
@@ -336,13 +377,9 @@ seal_upto(int64 upto, bool *any)
 		sealed = seal_entries(builder, reader->latest.sealed_seq, upto,
 							  snapshot);
 		FAULT_POINT("seal.after_tiles");
-		*any = builder->size > reader->latest.size;
-		if (*any)
-		{
-			seal_checkpoint(builder, sealed);
-			duty_report("ledger", "sealed",
-						builder->size - reader->latest.size);
-		}
+		seal_checkpoint(builder, sealed);
+		duty_report("ledger", "sealed", builder->size - reader->latest.size);
+		*any = true;
 	}
 	tree_close(reader);
 	UnregisterSnapshot(snapshot);
@@ -354,7 +391,10 @@ static void
 seal_step(int step)
 {
 	static int64 nothing_upto = -1; /* there was nothing to seal up to here */
+	static TimestampTz looked_at = 0;
 	static uint64 generation = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		last = ledger_last_seq();
 	int64		sealed;
 	bool		any;
 
@@ -365,20 +405,18 @@ seal_step(int step)
 		watermark.pending = false;
 		generation = catalog_ledger_generation();
 	}
-	if (ledger_last_seq() == nothing_upto)
+	/* a restore can bring entries below the last number */
+	if (last == 0 || (last == nothing_upto && now >= looked_at &&
+					  now < looked_at + SEAL_LOOK_AGAIN))
 		return;
 	if (!watermark.pending)
 		seal_take_watermark();
-	if (!seal_await_watermark() ||
-		!ConditionalLockRelationOid(catalog_relation(CATALOG_LEDGER_CHECKPOINT),
-									ShareUpdateExclusiveLock))
-		return;
-	/* a restored database goes on under a name of its own */
-	if (!incarnation_prepare(false))
+	if (!seal_await_watermark())
 		return;
 	sealed = seal_upto(watermark.seq, &any);
 	watermark.pending = sealed < watermark.seq;
 	nothing_upto = any ? -1 : sealed;
+	looked_at = now;
 	FAULT_POINT("seal.after_commit");
 }
 

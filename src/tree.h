@@ -95,6 +95,7 @@ extern int64 tree_leaf_seq(TreeReader *reader, int64 leaf_index);
 extern void tree_close(TreeReader *reader);
 
 extern int64 tree_pruned(Snapshot snapshot);
+extern int64 tree_witnessed(int64 upto, Snapshot snapshot);
 extern void tree_describe_latest(StringInfo json);
 extern char *tree_base64(const MerkleHash *hash);
 

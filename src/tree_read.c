@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "common/base64.h"
@@ -212,6 +213,36 @@ tree_pruned(Snapshot snapshot)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return pruned;
+}
+
+/*
+ * The largest size, up to the one given, of which somebody outside holds a
+ * checkpoint; 0: none.
+ */
+int64
+tree_witnessed(int64 upto, Snapshot snapshot)
+{
+	Relation	rel = table_open(catalog_relation(CATALOG_LEDGER_WITNESS),
+								 AccessShareLock);
+	Relation	index = index_open(catalog_relation(CATALOG_LEDGER_WITNESS_PKEY),
+								   AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		size = 0;
+	bool		isnull;
+
+	ScanKeyInit(&key, 1, BTLessEqualStrategyNumber, F_INT8LE,
+				Int64GetDatum(upto));
+	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+		size = DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel),
+										  &isnull));
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return size;
 }
 
 /* A hash in base64, palloc'd. */

@@ -46,7 +46,7 @@ COMMENT ON COLUMN idempotency.ledger_entry.version IS
 COMMENT ON COLUMN idempotency.ledger_entry.id IS
 	'the key''s id, as in its row; null where it is about a scope or all';
 COMMENT ON COLUMN idempotency.ledger_entry.decision IS
-	'what was decided; doc/reference.md has the list';
+	'what was decided; doc/ledger.md has the list';
 COMMENT ON COLUMN idempotency.ledger_entry.request_digest IS
 	'the request''s fingerprint';
 COMMENT ON COLUMN idempotency.ledger_entry.response_digest IS
@@ -349,7 +349,8 @@ SELECT e.seq, e.decided_at, e.decision, e.scope, e.principal, e.key, e.event_no,
 	e.seq OPERATOR(pg_catalog.<=) c.sealed_seq AS sealed
 FROM idempotency.ledger_entry AS e
 CROSS JOIN (SELECT pg_catalog.max(k.sealed_seq) AS sealed_seq
-	FROM idempotency.ledger_checkpoint AS k) AS c;
+	FROM (SELECT 0::pg_catalog.int8 AS sealed_seq UNION ALL
+		SELECT l.sealed_seq FROM idempotency.ledger_checkpoint AS l) AS k) AS c;
 COMMENT ON VIEW idempotency.ledger IS
 	'every entry of the ledger, and whether it is sealed';
 -- shows who did what; grant it to auditors

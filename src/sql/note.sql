@@ -9,8 +9,6 @@ CREATE TABLE idempotency.aborted_attempt (
 );
 COMMENT ON TABLE idempotency.aborted_attempt IS
 	'claims that were rolled back in the last day, as far as there was room to note them; id is that of the key''s row';
-COMMENT ON COLUMN idempotency.aborted_attempt.scope IS
-	'(others) if the scope had no statistics of its own';
 COMMENT ON COLUMN idempotency.aborted_attempt.pid IS
 	'the process that claimed';
 -- not dumped: says nothing of another server
@@ -22,7 +20,7 @@ RETURNS pg_catalog.int8
 LANGUAGE c VOLATILE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'idempotency_notes_dropped';
 COMMENT ON FUNCTION idempotency.notes_dropped IS
-	'how many aborted attempts were not noted since the server was started, because the worker didn''t come by in time';
+	'how many aborted attempts, replays to be audited and the like were not noted since the server was started, because the worker didn''t come by in time';
 -- tells how an operation fares; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.notes_dropped FROM PUBLIC;
 
@@ -31,6 +29,6 @@ RETURNS pg_catalog.timestamptz
 LANGUAGE c VOLATILE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'idempotency_notes_dropped_at';
 COMMENT ON FUNCTION idempotency.notes_dropped_at IS
-	'when an aborted attempt was last not noted; null if never';
+	'when one was last not noted; null if never';
 -- tells how an operation fares; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.notes_dropped_at FROM PUBLIC;

@@ -209,15 +209,17 @@ signer_load(const char *path, SignerKey *key, Failure *failure)
 	if ((st.st_mode & (st.st_uid == 0 ? S_IRWXO | S_IWGRP : S_IRWXO | S_IRWXG)) != 0)
 		return fail(failure, EXIT_USAGE,
 					"others can read the key %s: it must have mode 0600, or 0640 and be root's", path);
-	if (!file_read(AT_FDCWD, path, KEY_FILE_MAX, &text, failure))
+	ok = file_read(AT_FDCWD, path, KEY_FILE_MAX, &text, failure);
+	if (ok)
 	{
-		failure->code = EXIT_USAGE;
-		return false;
+		span.data = text.data;
+		span.len = text.len;
+		ok = signer_parse(span, path, key, failure);
 	}
-	span.data = text.data;
-	span.len = text.len;
-	ok = signer_parse(span, path, key, failure);
-	OPENSSL_cleanse(text.data, text.size);
+	else
+		failure->code = EXIT_USAGE;
+	if (text.size > 0)
+		OPENSSL_cleanse(text.data, text.size);
 	text_free(&text);
 	if (!ok)
 		signer_forget(key);

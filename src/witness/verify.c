@@ -98,13 +98,13 @@ read_claim(const char *path, Claim *claim, Failure *failure)
 static void
 print_signature(const VerifierKey *key, int64_t when)
 {
-	char		text[64] = "";
-	time_t		seconds = when;
-	struct tm	parts;
-
 	printf("signed by %s", key->name);
 	if (when >= 0)
 	{
+		char		text[64] = "";
+		time_t		seconds = when;
+		struct tm	parts;
+
 		if (gmtime_r(&seconds, &parts) == NULL ||
 			strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S UTC", &parts) == 0)
 			snprintf(text, sizeof(text), "%" PRId64, when);

@@ -539,7 +539,7 @@ sub make_mock
 	return;
 }
 
-my $db = 'mock1';
+our $db = 'mock1';
 make_mock($db);
 
 sub sql { return $node->safe_psql($db, $_[0]); }
@@ -719,8 +719,11 @@ foreach my $latest (304, 0, -1)
 	my @before = evidence();
 	($out) = ends("a ledger that only shows less: $latest", 'done', qr/the database has what is held, size 305, and does not show as much now$/, run_args());
 	is_deeply([ $out, { snapshot($state) }, evidence() ], [ '', \%before, @before ], '... is no alarm');
-	rewrite(304);
-	ends('... unless what is held has become another', 'regression', qr/ALARM/, run_args());
+	if ($latest == 304)
+	{
+		rewrite(304);
+		ends('... unless what is held has become another', 'regression', qr/ALARM/, run_args());
+	}
 	honest();
 	shrink(304);
 }
@@ -1029,4 +1032,106 @@ SKIP:
 	cmp_ok($points, '>', 30, "killed at $points points");
 	is($wrong, '', '... what is signed is held, and the next run goes on');
 }
+
+#----------------------------------------------------------------------
+# the ledger itself
+#----------------------------------------------------------------------
+$db = 'ledger';
+$node->safe_psql('postgres', "CREATE DATABASE $db");
+sql(q{
+	CREATE EXTENSION idempotency;
+	CREATE ROLE witness LOGIN;
+	GRANT USAGE ON SCHEMA idempotency TO witness;
+	GRANT EXECUTE ON FUNCTION idempotency.checkpoint_text, idempotency.consistency_proof TO witness;
+});
+
+# So many operations that take effect, sealed.
+sub operate
+{
+	my ($name, $n) = @_;
+
+	return sql("SELECT idempotency.once('orders', '$name ' || i) FROM generate_series(1, $n) AS i; SELECT count(*) FROM idempotency.maintain(); SELECT size FROM idempotency.ledger_status") =~ /(\d+)\n?$/ ? $1 : 0;
+}
+
+# The arguments of the witness's run in the database, as its own role.
+sub ledger_args { return run_args('--dsn', $node->connstr($_[0] // $db) . ' user=witness', @_[ 1 .. $#_ ]); }
+
+new_state('ledger');
+ends('a new ledger', 'done', qr/no checkpoint yet/, ledger_args());
+my $size = operate('first', 5);
+($out, $err) = ends('its first checkpoint', 'done', qr/trusting size $size of .*warning: the database did not record the note: permission denied for function witnessed \(42501\)/s, ledger_args());
+sql('GRANT EXECUTE ON FUNCTION idempotency.witnessed TO witness');
+ends('the right to tell it is given', 'done', qr/^$/, ledger_args());
+is(sql('SELECT size, note FROM idempotency.ledger_witness'), "$size|$out", '... and the ledger has the note');
+my $first = write_file('first.note', $out);
+foreach my $n (1, 250, 256, 300)
+{
+	my $grown = operate("more $n", $n);
+	ends("$grown entries follow", 'done', qr/^$/, ledger_args());
+	like(held(), qr/ $grown$/, '... and are held');
+	cmp_ok($grown, '>', $size, '... they are more');
+	$size = $grown;
+}
+is(sql('SELECT max(size) FROM idempotency.ledger_witness'), $size, 'the ledger knows what is held');
+
+# What an auditor takes home: an entry, its proof, two notes.
+{
+	my $index = 3;
+	my $latest = read_file("$state/latest");
+
+	write_file('data', pack 'H*', sql("SELECT encode(idempotency.leaf_data($index), 'hex')"));
+	write_file('proof', sql("SELECT encode(h, 'base64') FROM unnest(idempotency.inclusion_proof($index, $size)) WITH ORDINALITY AS p (h, n) ORDER BY n") . "\n");
+	write_file('consistency', sql("SELECT h FROM unnest(idempotency.consistency_proof((SELECT min(size) FROM idempotency.ledger_witness), $size)) WITH ORDINALITY AS p (h, n) ORDER BY n") . "\n");
+	($out) = ends('an auditor, at home', 'done', qr/^$/,
+		[ 'verify', '--vkey', $vkey, '--leaf-data', "$dir/data", '--index', $index, '--proof', "$dir/proof", '--consistent-with', $first, '--consistency', "$dir/consistency", "$state/latest" ]);
+	like($out, qr/^signed by .*\ncheckpoint: size $size .*\nincludes the leaf as number $index\nbegins with the \d+ of the older note\n$/, '... verifies all of it');
+	write_file('tlog', "c2sp.org/tlog-proof\@v1\nindex $index\n" . read_file("$dir/proof") . "\n$latest");
+	ends('... also as a tlog-proof', 'done', qr/^$/, [ 'verify', '--vkey', $vkey, '--leaf-data', "$dir/data", "$dir/tlog" ]);
+	write_file('data', read_file("$dir/data") . "\0");
+	ends('... and not another entry', 'unverified', qr/not proved/, [ 'verify', '--vkey', $vkey, '--leaf-data', "$dir/data", "$dir/tlog" ]);
+}
+
+# A restore that lost nothing, and one that did.
+sub restore
+{
+	my ($name) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $name");
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr($name), "$dir/dump" ], "a dump is restored to $name");
+	local $db = $name;
+	return operate("restored to $name", 3);
+}
+
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", $node->connstr($db) ], 'a dump is made');
+my $restored = restore('restored');
+ends('the dump lost nothing, and goes on', 'done', qr/a new incarnation, \S+, which goes on from what is held of \S+$/, ledger_args('restored'));
+like(held(), qr/ $restored$/, '... which is held');
+my $kept = $size;
+$size = operate('lost', 20);
+ends('the database that was replaced is still there', 'history-gone', qr/history that was held here is gone: .*; up to size $kept it is what was signed here/, ledger_args());
+$restored = restore('older');
+ends('the dump is restored once more, and lacks entries', 'history-gone', qr/history that was held here is gone: .*; up to size $kept it is what was signed here/, ledger_args('older'));
+ends('... which is accepted', 'done', qr/accepted: the new incarnation is held/, ledger_args('older', '--accept-incarnation'));
+like(held(), qr/ $restored$/, '... and held');
+
+# Whoever administers the database rewrites an entry, and builds all of the tree
+# anew.  It is in itself without fault.
+new_state('attack');
+ends('another witness', 'done', qr/trusting size $size /, ledger_args());
+sub attack
+{
+	my ($what) = @_;
+
+	sql(qq{SET session_replication_role = replica; $what; DELETE FROM idempotency.ledger_checkpoint; DELETE FROM idempotency.ledger_tile;});
+	sql('SELECT * FROM idempotency.maintain()');
+	return sql('SELECT max(size) FROM idempotency.ledger_checkpoint');
+}
+is(attack(q{UPDATE idempotency.ledger_entry SET principal = 'somebody else' WHERE key = 'first 2'}), $size, 'an administrator rewrites an entry and builds the tree anew');
+ends('... which is a split view', 'split-view', qr/split view, two ledgers of one size/, ledger_args());
+operate('after the attack', 2);
+ends('... and stays found out', 'proof-wrong', qr/history was rewritten/, ledger_args());
+cmp_ok(attack('DELETE FROM idempotency.ledger_entry WHERE seq > (SELECT max(seq) - 10 FROM idempotency.ledger_entry)'), '<', $size, 'the administrator cuts the end off');
+ends('... which is a regression', 'regression', qr/the ledger has become smaller/, ledger_args());
+sql('DROP EXTENSION idempotency CASCADE');
+ends('the administrator drops it all', 'history-gone', qr/ALARM: the database shows no checkpoint/, ledger_args());
 done_testing();
