@@ -138,6 +138,41 @@ decision_copy(struct varlena *value)
 	return copy;
 }
 
+/*
+ * Does an entry come with the payload of its request?  The entries of one
+ * attempt carry it once; so do refusals, for it is another one.
+ */
+static bool
+decision_has_request(EntryDecision what, const KeyRow *row)
+{
+	switch (what)
+	{
+		case ENTRY_EXECUTED:
+		case ENTRY_CLAIMED:
+		case ENTRY_TAKEOVER:
+		case ENTRY_MISMATCH:
+		case ENTRY_EXPIRED:
+			return true;
+		case ENTRY_FAILED:
+		case ENTRY_RETRY:
+		case ENTRY_EXHAUSTED:
+			return row->fence == NO_FENCE;
+		default:
+			return false;
+	}
+}
+
+/* Store request and result beside the entry; never a plain digest of them. */
+static void
+decision_payloads(Decision *decision, const KeyRow *row,
+				  struct varlena *result)
+{
+	if (row->request && decision_has_request(decision->decision, row))
+		decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+	if (result && decision->decision != ENTRY_FORGOTTEN)
+		decision->payload[DIGEST_RESPONSE] = decision_copy(result);
+}
+
 /* Take over what a row says of request and result, by digest or in full. */
 static void
 decision_contents(Decision *decision, const Policy *policy, const KeyRow *row)
@@ -145,33 +180,19 @@ decision_contents(Decision *decision, const Policy *policy, const KeyRow *row)
 	struct varlena *result = row->state == KEY_SUCCEEDED ? row->response :
 		row->state == KEY_RUNNING ? NULL : row->error;
 
-	bool		with_request = row->fence == NO_FENCE ||
-		decision->decision == ENTRY_CLAIMED ||
-		decision->decision == ENTRY_TAKEOVER ||
-		decision->decision == ENTRY_MISMATCH;
-
-	/* never a plain digest of what is to be erasable */
 	if (policy->audit_payloads)
 	{
-		if (with_request && row->request)
-			decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+		decision_payloads(decision, row, result);
+		return;
 	}
-	else if (row->has_fingerprint)
-	{
-		decision->has_digest[DIGEST_REQUEST] = true;
+	decision->has_digest[DIGEST_REQUEST] = row->has_fingerprint;
+	if (row->has_fingerprint)
 		memcpy(decision->digest[DIGEST_REQUEST], row->fingerprint,
 			   DIGEST_LENGTH);
-	}
-	if (result == NULL)
-		return;
-	if (policy->audit_payloads)
-		decision->payload[DIGEST_RESPONSE] = decision_copy(result);
-	else
-	{
-		decision->has_digest[DIGEST_RESPONSE] = true;
+	decision->has_digest[DIGEST_RESPONSE] = result != NULL;
+	if (result)
 		entry_digest((text *) pg_detoast_datum(result),
 					 decision->digest[DIGEST_RESPONSE]);
-	}
 }
 
 /* Give a row that is about to be changed the next event's number. */
