@@ -94,6 +94,44 @@ CREATE EXTENSION idempotency;
 BEGIN;
 SELECT outcome FROM idempotency.claim('install', 'key');
 ROLLBACK;
+-- a drop that is undone leaves what was decided as it was
+BEGIN;
+SELECT outcome FROM idempotency.claim('install', 'kept');
+SAVEPOINT s;
+DROP EXTENSION idempotency;
+ROLLBACK TO s;
+SELECT idempotency.finish('install', 'kept') > now() AS finished;
+COMMIT;
+BEGIN;
+SELECT outcome FROM idempotency.claim('install', 'undone');
+SELECT idempotency.finish('install', 'undone') > now() AS finished;
+DROP EXTENSION idempotency;
+ROLLBACK;
+SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+-- made anew in the same transaction, it knows nothing of what was before
+BEGIN;
+SELECT idempotency.once('install', 'before');
+SAVEPOINT s;
+DROP EXTENSION idempotency;
+CREATE EXTENSION idempotency;
+SELECT idempotency.once('install', 'undone');
+ROLLBACK TO s;
+SELECT idempotency.once('install', 'between');
+COMMIT;
+SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+BEGIN;
+SELECT idempotency.once('install', 'old');
+DROP EXTENSION idempotency;
+CREATE EXTENSION idempotency;
+SELECT idempotency.once('install', 'after');
+COMMIT;
+SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+-- so much is decided that a part is recorded before the drop
+BEGIN;
+SELECT count(idempotency.once('install', i::text)) FROM generate_series(1, 12000) AS i;
+DROP EXTENSION idempotency;
+COMMIT;
+CREATE EXTENSION idempotency;
 -- the same with a lease, that nobody has to settle
 BEGIN;
 SELECT outcome FROM idempotency.claim('install', 'leased', lease => '30 min');

@@ -53,6 +53,7 @@ typedef struct Decision
 	bool		supersedable;
 	bool		superseded;		/* only while they are written */
 	DecisionNumber supersedes;
+	Oid			ledger;			/* the table that it is meant for */
 	Identity   *identity;		/* NULL: of no key */
 	const char *scope;			/* of no key, but of a scope; or NULL */
 	int			scope_len;
@@ -79,7 +80,6 @@ static int	ndecisions = 0;
 static int	max_decisions = 0;
 static int	nsupersedable = 0;
 static int64 decisions_written = 0; /* number of the one before the first */
-static Oid	decision_ledger = InvalidOid;	/* what they are meant for */
 
 /* The application's name; mostly it is that of the decision before. */
 static const char *
@@ -99,8 +99,6 @@ decision_add(EntryDecision what)
 {
 	Decision   *decision;
 
-	if (ndecisions == 0)
-		decision_ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	if (decision_context == NULL)
 		decision_context = AllocSetContextCreate(TopTransactionContext,
 												 "idempotency decisions",
@@ -117,6 +115,7 @@ decision_add(EntryDecision what)
 	decision = &decisions[ndecisions++];
 	memset(decision, 0, sizeof(*decision));
 	decision->decision = what;
+	decision->ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	decision->depth = GetCurrentTransactionNestLevel();
 	decision->claimed_at = DT_NOBEGIN;
 	decision->decided_at = clock_now();
@@ -259,7 +258,8 @@ decision_entry(const Decision *decision, LedgerWrite *write)
 }
 
 /*
- * Write the entries of all decisions but the superseded ones: either those of
+ * Write the entries of all decisions but the superseded ones, and those that
+ * were meant for a ledger that was dropped meanwhile: either the entries of
  * incarnations, which come first, or the others.
  */
 static void
@@ -267,13 +267,14 @@ decision_write_some(int64 incarnation, bool incarnations)
 {
 	LedgerWrite *writes = palloc(Min(ndecisions, DECISIONS_CHUNK) *
 								 sizeof(LedgerWrite));
+	Oid			ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	int			n = 0;
 
 	for (int i = 0; i < ndecisions; i++)
 	{
 		Decision   *decision = &decisions[i];
 
-		if (decision->superseded ||
+		if (decision->superseded || decision->ledger != ledger ||
 			(decision->decision == ENTRY_INCARNATION) != incarnations)
 			continue;
 		decision_entry(decision, &writes[n++]);
@@ -325,9 +326,8 @@ decision_write_all(bool prepare)
 void
 decision_write(bool prepare)
 {
-	/* the extension can have been dropped meanwhile, and created again */
-	if (ndecisions > 0 && catalog_is_there() &&
-		catalog_relation(CATALOG_LEDGER_ENTRY) == decision_ledger)
+	/* whoever has dropped the extension meanwhile wants none of it */
+	if (ndecisions > 0 && catalog_is_there())
 		decision_write_all(prepare);
 }
 
