@@ -19,15 +19,16 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
-	claim_decide configure configure_show digest duty es6number failure fault fence guc \
+SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonical_path \
+	catalog claim claim_admit claim_decide configure configure_show \
+	derive digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain module \
-	note operator policy ring roster run settle shmem stats store store_open tally trigger \
-	txn worker
+	newkey note operator policy response ring roster run settle shmem stats store store_open tag tally \
+	token trigger txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store fence canonical claim settle lease operator batch run \
+SQL_PARTS = header policy store fence token tag canonical identifier claim settle lease operator batch run \
 	lookup trigger maintain stats breaker note worker \
 	health
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
@@ -39,7 +40,7 @@ DOCS = README.md
 #------------------------------------------------------------------------
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
-REGRESS = install identity canonical lease takeover operator claim settle policy \
+REGRESS = install identity canonical derive token response lease takeover operator claim settle policy \
 	batch run trigger lookup maintain stats security
 REGRESS_OPTS = --encoding=UTF8
 

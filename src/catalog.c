@@ -64,11 +64,15 @@ static struct
 	Oid			incarnation;
 	Oid			fence_sequence;
 	Oid			aborted;
+	Oid			token;
+	Oid			tag;
+	Oid			tag_index;
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
 	uint64		incarnation_generation;
+	uint64		token_generation;
 }			catalog;
 
 static ResultDesc result_descs[RESULT_DESCS];
@@ -87,6 +91,11 @@ catalog_relation_changed(Datum arg, Oid relid)
 	if (relid == InvalidOid || relid == catalog.incarnation)
 	{
 		catalog.incarnation_generation++;
+		ours = true;
+	}
+	if (relid == InvalidOid || relid == catalog.token)
+	{
+		catalog.token_generation++;
 		ours = true;
 	}
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)
@@ -108,6 +117,7 @@ catalog_init(void)
 {
 	catalog.policy_generation = 1;
 	catalog.incarnation_generation = 1;
+	catalog.token_generation = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, catalog_function_changed,
 								  (Datum) 0);
@@ -197,6 +207,9 @@ catalog_load(void)
 	catalog.incarnation = catalog_lookup("incarnation", schema);
 	catalog.fence_sequence = catalog_lookup("fence_seq", schema);
 	catalog.aborted = catalog_lookup("aborted_attempt", schema);
+	catalog.token = catalog_lookup("token_key", schema);
+	catalog.tag = catalog_lookup("tag_generation", schema);
+	catalog.tag_index = catalog_lookup("tag_generation_pkey", schema);
 	for (Segment i = 0; i < SEGMENT_COUNT; i++)
 	{
 		snprintf(index_name, NAMEDATALEN, "%s_pkey", segment_name(i));
@@ -251,6 +264,30 @@ catalog_aborted_table(void)
 {
 	catalog_load();
 	return catalog.aborted;
+}
+
+/* OID of the table of the keys that tokens are signed with. */
+Oid
+catalog_token_table(void)
+{
+	catalog_load();
+	return catalog.token;
+}
+
+/* OID of the table of tags that were invalidated. */
+Oid
+catalog_tag_table(void)
+{
+	catalog_load();
+	return catalog.tag;
+}
+
+/* OID of that table's primary key, on scope and tag. */
+Oid
+catalog_tag_index(void)
+{
+	catalog_load();
+	return catalog.tag_index;
 }
 
 /* OID of a segment's primary key, on id. */
@@ -322,6 +359,13 @@ uint64
 catalog_incarnation_generation(void)
 {
 	return catalog.incarnation_generation;
+}
+
+/* Rises whenever the keys that tokens are signed with may have changed. */
+uint64
+catalog_token_generation(void)
+{
+	return catalog.token_generation;
 }
 
 /* The role that owns the extension's tables. */

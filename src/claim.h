@@ -35,6 +35,7 @@ typedef struct ClaimRequest
 	BreakerGeneration generation;	/* filled in by claim_admit() */
 
 	/* filled in by claim_prepare() */
+	TimestampTz token_expiry;	/* of the key, verified; 0: it isn't one */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
 } ClaimRequest;
@@ -62,6 +63,8 @@ extern void claim_restrain_replay(ClaimRequest *claim, const Policy *policy,
 								  TimestampTz now, Answer *answer);
 extern void claim_count(const ClaimRequest *claim, const Answer *answer);
 extern bool claim_follows(const Policy *policy, const Probe *probe,
+						  TimestampTz now);
+extern bool claim_repeats(const Policy *policy, const Probe *probe,
 						  TimestampTz now);
 extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,
 						  const Probe *probe, TimestampTz now, KeyRow *row,

@@ -4,8 +4,9 @@
  *		What a claim is answered for the row that was found, and the row that
  *		takes a key.
  *
- * Everything here is a function of the request, the policy, the row and the
- * clock, all read under the key's lock; claim.c fetches and writes.
+ * Everything here is a function of the request, the policy, the row, the
+ * generation of its tag and the clock, all read under the key's lock; claim.c
+ * fetches and writes.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +19,7 @@
 
 #include "claim.h"
 #include "fence.h"
+#include "response.h"
 #include "txn.h"
 
 /* Nothing is remembered of the key.  Could the operation be older than that? */
@@ -32,13 +34,18 @@ claim_decide_unknown(const ClaimRequest *claim, TimestampTz now,
 	return true;
 }
 
-/* A row that succeeded, or is about to if it is our own. */
-static void
-claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
-					   Answer *answer)
+/*
+ * A row that succeeded, or is about to if it is our own.  False: its response
+ * is worth nothing any more, and the operation the caller's to execute again.
+ */
+static bool
+claim_decide_succeeded(const ClaimRequest *claim, const Policy *policy,
+					   const Probe *probe, TimestampTz now, Answer *answer)
 {
 	Identity	identity = claim->identity;
 	TxnClaim   *note = probe->own ? txn_find(&identity) : NULL;
+	KeyRow		row = probe->row;
+	ResponseView view;
 
 	if (note && note->state.held && !note->state.settled)
 	{
@@ -46,9 +53,16 @@ claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
 		answer->reason = "own_transaction";
 		answer->attempt = probe->row.attempt;
 		answer->claimed_at = probe->row.claimed_at;
-		return;
+		return true;
 	}
-	answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
+	response_view(policy, &identity, &row, now, &view);
+	if (view.again)
+		return false;
+	if (!view.shown)
+		row.response = NULL;
+	answer_from_row(answer, OUTCOME_REPLAY, &row);
+	answer->reason = view.reason;
+	return true;
 }
 
 /* Is the lease of a running row over? */
@@ -153,8 +167,7 @@ claim_decide(const ClaimRequest *claim, const Policy *policy,
 		case KEY_RUNNING:
 			return claim_decide_running(claim, policy, probe, now, answer);
 		case KEY_SUCCEEDED:
-			claim_decide_succeeded(claim, probe, answer);
-			return true;
+			return claim_decide_succeeded(claim, policy, probe, now, answer);
 		case KEY_FAILED:
 			answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
 			return true;
@@ -176,6 +189,17 @@ claim_follows(const Policy *policy, const Probe *probe, TimestampTz now)
 {
 	return claim_counts(policy, probe, now) &&
 		(probe->row.state == KEY_RETRY || probe->row.state == KEY_RUNNING);
+}
+
+/*
+ * Does the row that the probe found stand for an operation that succeeded, and
+ * that this attempt executes again?
+ */
+bool
+claim_repeats(const Policy *policy, const Probe *probe, TimestampTz now)
+{
+	return claim_counts(policy, probe, now) &&
+		probe->row.state == KEY_SUCCEEDED;
 }
 
 /*

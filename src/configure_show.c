@@ -104,6 +104,12 @@ enum
 	SHOW_LIMIT_RUNNING,
 	SHOW_LIMIT_REPLAYS,
 	SHOW_LIMIT_INTERVAL,
+	SHOW_RESPONSE_RETENTION,
+	SHOW_STORE_RESPONSE,
+	SHOW_RESPONSE_VERSION,
+	SHOW_ON_STALE_VERSION,
+	SHOW_ON_INVALIDATED,
+	SHOW_REQUIRE_TOKEN,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
@@ -125,6 +131,23 @@ configure_show_restraint(const Restraint *restraint, Datum *values)
 	values[SHOW_LIMIT_REPLAYS] = Int32GetDatum(restraint->limit_replays);
 	values[SHOW_LIMIT_INTERVAL] =
 		configure_duration_text(restraint->limit_interval);
+}
+
+/* The columns of responses and tokens. */
+static void
+configure_show_response(const Policy *policy, Datum *values)
+{
+	values[SHOW_RESPONSE_RETENTION] =
+		configure_duration_text(policy->response_retention);
+	values[SHOW_STORE_RESPONSE] = BoolGetDatum(policy->store_response);
+	values[SHOW_RESPONSE_VERSION] = Int32GetDatum(policy->response_version);
+	values[SHOW_ON_STALE_VERSION] =
+		CStringGetTextDatum(policy->on_stale_version == STALE_EXECUTE ?
+							"execute" : "replay");
+	values[SHOW_ON_INVALIDATED] =
+		CStringGetTextDatum(policy->on_invalidated == INVALIDATED_EXECUTE ?
+							"execute" : "acknowledge");
+	values[SHOW_REQUIRE_TOKEN] = BoolGetDatum(policy->require_token);
 }
 
 /* The result row: the effective policy of a scope. */
@@ -165,6 +188,7 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 		CStringGetTextDatum(configure_lease_expiry_name(policy->on_lease_expiry));
 	values[SHOW_MAX_STATE_BYTES] = Int32GetDatum(policy->max_state_bytes);
 	configure_show_restraint(&policy->restraint, values);
+	configure_show_response(policy, values);
 	values[SHOW_RING] =
 		CStringGetTextDatum(ring_name(policy_ring(policy)));
 

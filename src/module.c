@@ -24,7 +24,9 @@
 #include "roster.h"
 #include "shmem.h"
 #include "stats.h"
+#include "tag.h"
 #include "tally.h"
+#include "token.h"
 #include "txn.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -54,5 +56,7 @@ _PG_init(void)
 	tally_init();
 	roster_init();
 	maintain_init();
+	token_init();
+	tag_init();
 	launcher_init();
 }

@@ -29,6 +29,12 @@ CREATE TABLE idempotency.scope_policy (
 	limit_running pg_catalog.int4,
 	limit_replays pg_catalog.int4,
 	limit_interval_usec pg_catalog.int8,
+	response_retention_usec pg_catalog.int8,
+	store_response pg_catalog.bool,
+	response_version pg_catalog.int4,
+	on_stale_version pg_catalog."char",
+	on_invalidated pg_catalog."char",
+	require_token pg_catalog.bool,
 	kept_short_until pg_catalog.timestamptz,
 	kept_day_until pg_catalog.timestamptz,
 	kept_week_until pg_catalog.timestamptz,
@@ -71,6 +77,12 @@ CREATE FUNCTION idempotency.configure(
 	limit_running pg_catalog.int8 DEFAULT NULL,
 	limit_replays pg_catalog.int8 DEFAULT NULL,
 	limit_interval pg_catalog.interval DEFAULT NULL,
+	response_retention pg_catalog.text DEFAULT NULL,
+	store_response pg_catalog.bool DEFAULT NULL,
+	response_version pg_catalog.int8 DEFAULT NULL,
+	on_stale_version pg_catalog.text DEFAULT NULL,
+	on_invalidated pg_catalog.text DEFAULT NULL,
+	require_token pg_catalog.bool DEFAULT NULL,
 	OUT scope pg_catalog.text,
 	OUT retention pg_catalog.text,
 	OUT wait pg_catalog.text,
@@ -98,6 +110,12 @@ CREATE FUNCTION idempotency.configure(
 	OUT limit_running pg_catalog.int4,
 	OUT limit_replays pg_catalog.int4,
 	OUT limit_interval pg_catalog.text,
+	OUT response_retention pg_catalog.text,
+	OUT store_response pg_catalog.bool,
+	OUT response_version pg_catalog.int4,
+	OUT on_stale_version pg_catalog.text,
+	OUT on_invalidated pg_catalog.text,
+	OUT require_token pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
@@ -135,6 +153,12 @@ CREATE FUNCTION idempotency.policy(
 	OUT limit_running pg_catalog.int4,
 	OUT limit_replays pg_catalog.int4,
 	OUT limit_interval pg_catalog.text,
+	OUT response_retention pg_catalog.text,
+	OUT store_response pg_catalog.bool,
+	OUT response_version pg_catalog.int4,
+	OUT on_stale_version pg_catalog.text,
+	OUT on_invalidated pg_catalog.text,
+	OUT require_token pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';

@@ -20,15 +20,15 @@ use warnings;
 my @layers = (
 	[qw(compat errors)],									# 0: everyone's
 	[qw(guc identity canonical jsontree es6number digest merkle fault
-		clock ring)],										# 1: pure
+		clock ring base64url)],										# 1: pure
 	[qw(catalog shmem)],									# 2: what a backend shares
 	[qw(policy configure fence stats history watermark duty
 		roster)],											# 3: settings, counts, what runs
-	[qw(keyrow store ledger breaker limit note)],			# 4: rows, and what restrains
-	[qw(txn tally)],										# 5: what this transaction holds
+	[qw(keyrow store ledger breaker limit note token tag)],	# 4: rows, and what restrains
+	[qw(txn tally response)],								# 5: what this transaction holds
 	[qw(answer claim failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
-	[qw(token inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
+	[qw(derive newkey inbox outbox saga trigger run batch benchmark)],	# 7: what is built on it
 	[qw(launcher worker maintain health)],					# 8: operation
 	[qw(module)]);											# 9: wiring
 
