@@ -67,12 +67,14 @@ static struct
 	Oid			token;
 	Oid			tag;
 	Oid			tag_index;
+	Oid			tag_sequence;
 	bool		checked[SEGMENT_COUNT];
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
 	uint64		incarnation_generation;
 	uint64		token_generation;
+	uint64		tag_changes;
 }			catalog;
 
 static ResultDesc result_descs[RESULT_DESCS];
@@ -98,6 +100,9 @@ catalog_relation_changed(Datum arg, Oid relid)
 		catalog.token_generation++;
 		ours = true;
 	}
+	/* an invalidation; the relation itself has not changed */
+	if (relid == InvalidOid || relid == catalog.tag_sequence)
+		catalog.tag_changes++;
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)
 		ours = relid == catalog.table[i];
 	if (ours)
@@ -118,6 +123,7 @@ catalog_init(void)
 	catalog.policy_generation = 1;
 	catalog.incarnation_generation = 1;
 	catalog.token_generation = 1;
+	catalog.tag_changes = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, catalog_function_changed,
 								  (Datum) 0);
@@ -210,6 +216,7 @@ catalog_load(void)
 	catalog.token = catalog_lookup("token_key", schema);
 	catalog.tag = catalog_lookup("tag_generation", schema);
 	catalog.tag_index = catalog_lookup("tag_generation_pkey", schema);
+	catalog.tag_sequence = catalog_lookup("tag_generation_seq", schema);
 	for (Segment i = 0; i < SEGMENT_COUNT; i++)
 	{
 		snprintf(index_name, NAMEDATALEN, "%s_pkey", segment_name(i));
@@ -290,6 +297,14 @@ catalog_tag_index(void)
 	return catalog.tag_index;
 }
 
+/* OID of the sequence that numbers their generations. */
+Oid
+catalog_tag_sequence(void)
+{
+	catalog_load();
+	return catalog.tag_sequence;
+}
+
 /* OID of a segment's primary key, on id. */
 Oid
 catalog_segment_index(Segment segment)
@@ -366,6 +381,13 @@ uint64
 catalog_token_generation(void)
 {
 	return catalog.token_generation;
+}
+
+/* Rises whenever a tag may have been invalidated. */
+uint64
+catalog_tag_changes(void)
+{
+	return catalog.tag_changes;
 }
 
 /* The role that owns the extension's tables. */

@@ -21,6 +21,12 @@
  * tag's are in the order of their commits, also across the deletion of its
  * row, and a dump and restore.
  *
+ * A backend remembers the generations it has read until somebody invalidates.
+ * It learns of that by a relcache invalidation of the sequence, which is sent
+ * at commit, before the commit is acknowledged; that relation was chosen
+ * because who replays never opens it, so nothing has to be built anew.  At
+ * REPEATABLE READ and above the snapshot decides, and nothing is remembered.
+ *
  * A tag's row can go when every response that it could concern has expired; a
  * duty sees to that.
  *
@@ -41,12 +47,15 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -61,6 +70,9 @@
 #include "tag.h"
 
 #define REASON_MAX_BYTES	1024
+
+/* tags whose generation a backend remembers */
+#define TAG_CACHE_MAX		4096
 
 /* a round of the duty begins this long after the last one's end */
 #define TAG_CLEAN_EVERY		USECS_PER_MINUTE
@@ -88,6 +100,20 @@ typedef struct TagRow
 	int64		generation;
 	TransactionId xid;			/* who wrote it */
 } TagRow;
+
+/* a tag's latest generation */
+typedef struct TagCached
+{
+	uint64		hash;			/* hash key, of scope and tag */
+	uint64		changes;		/* catalog_tag_changes() when it was read */
+	char	   *names;			/* scope and tag */
+	int			scope_len;
+	int			tag_len;
+	int64		generation;
+} TagCached;
+
+static MemoryContext tag_cache_context = NULL;
+static HTAB *tag_cache = NULL;
 
 /* in which this transaction claimed for the first time; NULL: it hasn't */
 static Snapshot tag_claimed_in = NULL;
@@ -171,6 +197,64 @@ tag_has_seen(TransactionId xid)
 	return !XidInMVCCSnapshot(xid, snapshot);
 }
 
+/* Make an empty cache, in place of what there is. */
+static void
+tag_cache_reset(void)
+{
+	HASHCTL		ctl;
+
+	tag_cache = NULL;
+	if (tag_cache_context == NULL)
+		tag_cache_context = AllocSetContextCreate(TopMemoryContext,
+												  "idempotency tags",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(tag_cache_context);
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(TagCached);
+	ctl.hcxt = tag_cache_context;
+	tag_cache = hash_create("idempotency tags", 128, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Is a tag's generation known, and has nothing been invalidated since? */
+static bool
+tag_is_cached(const TagCached *cached, const Identity *identity,
+			  const text *tag, uint64 changes)
+{
+	return cached && cached->changes == changes &&
+		cached->scope_len == identity->scope_len &&
+		cached->tag_len == VARSIZE_ANY_EXHDR(tag) &&
+		memcmp(cached->names, identity->scope, identity->scope_len) == 0 &&
+		memcmp(cached->names + identity->scope_len, VARDATA_ANY(tag),
+			   cached->tag_len) == 0;
+}
+
+/* Remember a tag's generation.  Of tags with the same hash, one is. */
+static void
+tag_cache_put(uint64 hash, const Identity *identity, const text *tag,
+			  uint64 changes, int64 generation)
+{
+	int			tag_len = VARSIZE_ANY_EXHDR(tag);
+	char	   *names;
+	TagCached  *cached;
+	bool		found;
+
+	if (tag_cache == NULL || hash_get_num_entries(tag_cache) >= TAG_CACHE_MAX)
+		tag_cache_reset();
+	names = MemoryContextAlloc(tag_cache_context,
+							   identity->scope_len + tag_len);
+	memcpy(names, identity->scope, identity->scope_len);
+	memcpy(names + identity->scope_len, VARDATA_ANY(tag), tag_len);
+	cached = hash_search(tag_cache, &hash, HASH_ENTER, &found);
+	if (found)
+		pfree(cached->names);
+	cached->names = names;
+	cached->scope_len = identity->scope_len;
+	cached->tag_len = tag_len;
+	cached->generation = generation;
+	cached->changes = changes;
+}
+
 /* Look a tag of a scope up with a snapshot. */
 static TagRow
 tag_read(const Identity *identity, text *tag, Snapshot snapshot)
@@ -236,10 +320,27 @@ int64
 tag_generation_now(const Identity *identity, struct varlena *stored)
 {
 	text	   *tag = (text *) pg_detoast_datum_packed(stored);
+	TagCached  *cached = NULL;
+	uint64		changes;
+	uint64		hash;
+	int64		generation;
 
 	if (IsolationUsesXactSnapshot())
 		return tag_read(identity, tag, GetTransactionSnapshot()).generation;
-	return tag_read_latest(identity, tag).generation;
+
+	/* whoever was told of his commit has sent what this receives */
+	pg_memory_barrier();
+	AcceptInvalidationMessages();
+	changes = catalog_tag_changes();
+	hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(tag),
+							   VARSIZE_ANY_EXHDR(tag), identity->scope_len);
+	if (tag_cache)
+		cached = hash_search(tag_cache, &hash, HASH_FIND, NULL);
+	if (tag_is_cached(cached, identity, tag, changes))
+		return cached->generation;
+	generation = tag_read_latest(identity, tag).generation;
+	tag_cache_put(hash, identity, tag, changes, generation);
+	return generation;
 }
 
 /* Raise the generation of a tag; returns the new one. */
@@ -247,14 +348,16 @@ static int64
 tag_advance(const Identity *identity, text *tag, text *reason)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
+	Oid			types[] = {TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, REGCLASSOID};
 	Datum		values[] = {
 		PointerGetDatum(cstring_to_text_with_len(identity->scope,
 												 identity->scope_len)),
 		PointerGetDatum(tag),
 		TimestampTzGetDatum(clock_now()),
 		PointerGetDatum(reason),
-		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false))
+		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)),
+		/* a constant would have the plan made anew each time */
+		ObjectIdGetDatum(catalog_tag_sequence())
 	};
 	Oid			user;
 	int			context;
@@ -274,9 +377,9 @@ tag_advance(const Identity *identity, text *tag, text *reason)
 	if (plan == NULL)
 	{
 		plan = SPI_prepare("INSERT INTO idempotency.tag_generation AS t"
-						   " VALUES ($1, $2, pg_catalog.nextval('idempotency.tag_generation_seq'), $3, $4, $5)"
+						   " VALUES ($1, $2, pg_catalog.nextval($6), $3, $4, $5)"
 						   " ON CONFLICT (scope, tag) DO UPDATE SET"
-						   " generation = pg_catalog.nextval('idempotency.tag_generation_seq'),"
+						   " generation = pg_catalog.nextval($6),"
 						   " invalidated_at = excluded.invalidated_at,"
 						   " reason = excluded.reason, role = excluded.role"
 						   " RETURNING t.generation",
@@ -291,6 +394,8 @@ tag_advance(const Identity *identity, text *tag, text *reason)
 											 SPI_tuptable->tupdesc, 1,
 											 &isnull));
 	SPI_finish();
+	CacheInvalidateRelcacheByRelid(catalog_tag_sequence());
+	CommandCounterIncrement();
 	AtEOXact_GUC(false, nesting);
 	SetUserIdAndSecContext(user, context);
 	return generation;
