@@ -202,6 +202,18 @@ claim_repeats(const Policy *policy, const Probe *probe, TimestampTz now)
 		probe->row.state == KEY_SUCCEEDED;
 }
 
+/* A claim that brings no request is for that of the row which it replaces. */
+static void
+claim_keep_request(const KeyRow *before, KeyRow *row)
+{
+	if (!row->has_fingerprint && before->has_fingerprint)
+	{
+		row->has_fingerprint = true;
+		memcpy(row->fingerprint, before->fingerprint, DIGEST_LENGTH);
+		row->request = before->request;
+	}
+}
+
 /*
  * Take over into the new row what an attempt that brings no request, or no
  * state, keeps of the one it follows.
@@ -210,12 +222,7 @@ static void
 claim_keep(const KeyRow *before, KeyRow *row)
 {
 	row->attempt = before->attempt + 1;
-	if (!row->has_fingerprint && before->has_fingerprint)
-	{
-		row->has_fingerprint = true;
-		memcpy(row->fingerprint, before->fingerprint, DIGEST_LENGTH);
-		row->request = before->request;
-	}
+	claim_keep_request(before, row);
 	row->recovery_point = before->recovery_point;
 	if (before->saved_state)
 		row->saved_state = before->saved_state;
@@ -284,6 +291,8 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	}
 	if (follows)
 		claim_keep(&probe->row, row);
+	else if (claim_repeats(policy, probe, now))
+		claim_keep_request(&probe->row, row);
 	answer_granted(answer, row,
 				   follows && probe->row.state == KEY_RUNNING);
 	/* otherwise it is kept until the claim is settled */
