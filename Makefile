@@ -45,7 +45,7 @@ REGRESS = install identity canonical derive token response lease takeover operat
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover control
+SPECS = race savepoint levels wait batch policy trigger lease takeover control invalidate
 
 #------------------------------------------------------------------------
 # compiling

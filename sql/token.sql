@@ -71,8 +71,7 @@ FROM generate_series(0, 63 * 8 - 1) AS bit
 GROUP BY answer;
 -- of every character, replaced by one that isn't base64url
 SELECT token_test.try(overlay(:'token' PLACING c FROM i FOR 1)) AS answer, count(*)
-FROM generate_series(1, 84) AS i, unnest('{+,/,=,.," ",é,A,~}'::text[]) AS c
-WHERE substr(:'token', i, 1) <> c
+FROM generate_series(1, 84) AS i, unnest('{+,/,=,.," ",é,~}'::text[]) AS c
 GROUP BY answer;
 -- cut off, with something behind, in other cases, padded
 SELECT token_test.try(left(:'token', n)) AS answer, count(*) FROM generate_series(1, 83) AS n GROUP BY answer;

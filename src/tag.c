@@ -187,7 +187,7 @@ tag_has_seen(TransactionId xid)
 {
 	Snapshot	snapshot = tag_claimed_in ? tag_claimed_in : GetActiveSnapshot();
 
-	if (!TransactionIdIsNormal(xid) ||
+	if (FAULT_SKIPS("tag.seen") || !TransactionIdIsNormal(xid) ||
 		TransactionIdIsCurrentTransactionId(xid) ||
 		TransactionIdPrecedes(xid, snapshot->xmin))
 		return true;
