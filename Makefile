@@ -20,7 +20,7 @@ MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
 SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonical_path \
-	catalog claim claim_admit claim_decide configure configure_show \
+	catalog claim claim_admit claim_decide claim_settled configure configure_show \
 	derive digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain module \
 	newkey note operator policy response ring roster run settle shmem stats store store_open tag tally \

@@ -402,6 +402,7 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	int64		lock_waited = identity_lock_waited;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext round = NULL;
+	TransactionId busy = InvalidTransactionId;
 
 	claim_wait_start(&wait);
 	if (claim->has_lease && !claim_prepare_fence(claim, &wait))
@@ -413,9 +414,14 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	for (;;)
 	{
 		Policy		policy;
-		TransactionId busy;
 
 		claim_prepare(claim, &policy);
+		if (TransactionIdIsValid(busy) &&
+			claim_answer_settled(claim, &policy, answer))
+		{
+			policy_unlock();
+			break;
+		}
 		busy = claim_attempt(claim, &policy, answer);
 		policy_unlock();
 		if (TransactionIdIsValid(busy))

@@ -80,6 +80,8 @@ extern void claim_cap_lease(const Policy *policy, Store *store,
 extern void claim_wait_start(ClaimWait *wait);
 extern bool claim_wait(const ClaimRequest *claim, TransactionId xid,
 					   ClaimWait *wait);
+extern bool claim_answer_settled(ClaimRequest *claim, const Policy *policy,
+								 Answer *answer);
 extern void claim_execute(ClaimRequest *claim, Answer *answer);
 extern void claim_answer_busy(Answer *answer);
 
