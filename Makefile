@@ -23,7 +23,7 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	catalog claim claim_admit claim_decide claim_settled configure configure_show \
 	derive digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain module \
-	newkey note operator policy response ring roster run settle shmem stats store store_open tag tally \
+	newkey note operator policy response ring roster run settle shmem stats store store_open tag tag_invalidate tally \
 	token trigger txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
 

@@ -100,7 +100,7 @@ catalog_relation_changed(Datum arg, Oid relid)
 		catalog.token_generation++;
 		ours = true;
 	}
-	/* an invalidation; the relation itself has not changed */
+	/* sent by invalidate(); the relation itself has not changed */
 	if (relid == InvalidOid || relid == catalog.tag_sequence)
 		catalog.tag_changes++;
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)

@@ -21,14 +21,16 @@
  * tag's are in the order of their commits, also across the deletion of its
  * row, and a dump and restore.
  *
- * A backend remembers the generations it has read until somebody invalidates.
- * It learns of that by a relcache invalidation of the sequence, which is sent
- * at commit, before the commit is acknowledged; that relation was chosen
- * because who replays never opens it, so nothing has to be built anew.  At
- * REPEATABLE READ and above the snapshot decides, and nothing is remembered.
- *
- * A tag's row can go when every response that it could concern has expired; a
- * duty sees to that.
+ * A backend remembers the generations it has read until somebody invalidates
+ * anything.  It learns of that by a relcache invalidation of the sequence (a
+ * relation that who replays never opens, so nothing has to be built anew), which
+ * isn't sent at commit, as others are, but at once: at commit it would come a
+ * moment after the new generation has become visible.  And what somebody has
+ * written and not committed isn't remembered.  So whoever has written before
+ * the generation was read is seen writing, or has committed and is seen; and
+ * whoever writes later sends his message later.  At REPEATABLE READ and above
+ * the snapshot decides, and on a standby no message comes: there nothing is
+ * remembered.
  *
  * Locking: the lookup takes its table's AccessShareLock for as long as it
  * reads, although the caller may hold a key's lock: nobody who waits for that
@@ -40,20 +42,16 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -65,34 +63,12 @@
 #include "duty.h"
 #include "errors.h"
 #include "fault.h"
-#include "guc.h"
 #include "policy.h"
 #include "tag.h"
-
-#define REASON_MAX_BYTES	1024
+#include "tag_columns.h"
 
 /* tags whose generation a backend remembers */
 #define TAG_CACHE_MAX		4096
-
-/* a round of the duty begins this long after the last one's end */
-#define TAG_CLEAN_EVERY		USECS_PER_MINUTE
-
-/* how long a transaction can still run that has not seen an invalidation */
-#define TAG_MARGIN			USECS_PER_DAY
-
-COMPAT_FUNCTION_INFO(idempotency_invalidate);
-
-/* attribute numbers, in the order of src/sql/tag.sql */
-enum
-{
-	TAG_SCOPE = 1,
-	TAG_TAG,
-	TAG_GENERATION,
-	TAG_INVALIDATED_AT,
-	TAG_REASON,
-	TAG_ROLE,
-	TAG_COLUMNS = TAG_ROLE
-};
 
 /* a tag's row, or that there is none */
 typedef struct TagRow
@@ -255,15 +231,12 @@ tag_cache_put(uint64 hash, const Identity *identity, const text *tag,
 	cached->changes = changes;
 }
 
-/* Look a tag of a scope up with a snapshot. */
-static TagRow
-tag_read(const Identity *identity, text *tag, Snapshot snapshot)
+/* Begin to look a tag of a scope up in its table. */
+static SysScanDesc
+tag_begin_scan(Relation rel, const Identity *identity, text *tag,
+			   Snapshot snapshot)
 {
-	Relation	rel = table_open(catalog_tag_table(), AccessShareLock);
-	TagRow		row = {NO_GENERATION, InvalidTransactionId};
 	ScanKeyData key[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
 
 	ScanKeyInit(&key[0], TAG_SCOPE, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(cstring_to_text_with_len(identity->scope,
@@ -271,7 +244,39 @@ tag_read(const Identity *identity, text *tag, Snapshot snapshot)
 	ScanKeyInit(&key[1], TAG_TAG, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(tag));
 	key[0].sk_collation = key[1].sk_collation = C_COLLATION_OID;
-	scan = systable_beginscan(rel, catalog_tag_index(), true, snapshot, 2, key);
+	return systable_beginscan(rel, catalog_tag_index(), true, snapshot,
+							  lengthof(key), key);
+}
+
+/* Is another transaction, running or prepared, invalidating the tag? */
+static bool
+tag_is_changing(const Identity *identity, text *tag)
+{
+	Relation	rel = table_open(catalog_tag_table(), AccessShareLock);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	bool		changing = false;
+
+	InitDirtySnapshot(dirty);
+	scan = tag_begin_scan(rel, identity, tag, &dirty);
+	while (!changing && HeapTupleIsValid(systable_getnext(scan)))
+		changing = TransactionIdIsValid(dirty.xmin) ||
+			TransactionIdIsValid(dirty.xmax);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return changing;
+}
+
+/* Look a tag of a scope up with a snapshot. */
+static TagRow
+tag_read(const Identity *identity, text *tag, Snapshot snapshot)
+{
+	Relation	rel = table_open(catalog_tag_table(), AccessShareLock);
+	TagRow		row = {NO_GENERATION, InvalidTransactionId};
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	scan = tag_begin_scan(rel, identity, tag, snapshot);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -323,12 +328,15 @@ tag_generation_now(const Identity *identity, struct varlena *stored)
 	TagCached  *cached = NULL;
 	uint64		changes;
 	uint64		hash;
-	int64		generation;
+	bool		changing;
+	TagRow		row;
 
 	if (IsolationUsesXactSnapshot())
 		return tag_read(identity, tag, GetTransactionSnapshot()).generation;
+	if (RecoveryInProgress())
+		return tag_read_latest(identity, tag).generation;
 
-	/* whoever was told of his commit has sent what this receives */
+	/* what was sent before something became visible to us is received here */
 	pg_memory_barrier();
 	AcceptInvalidationMessages();
 	changes = catalog_tag_changes();
@@ -338,209 +346,11 @@ tag_generation_now(const Identity *identity, struct varlena *stored)
 		cached = hash_search(tag_cache, &hash, HASH_FIND, NULL);
 	if (tag_is_cached(cached, identity, tag, changes))
 		return cached->generation;
-	generation = tag_read_latest(identity, tag).generation;
-	tag_cache_put(hash, identity, tag, changes, generation);
-	return generation;
-}
-
-/* Raise the generation of a tag; returns the new one. */
-static int64
-tag_advance(const Identity *identity, text *tag, text *reason)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, REGCLASSOID};
-	Datum		values[] = {
-		PointerGetDatum(cstring_to_text_with_len(identity->scope,
-												 identity->scope_len)),
-		PointerGetDatum(tag),
-		TimestampTzGetDatum(clock_now()),
-		PointerGetDatum(reason),
-		CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)),
-		/* a constant would have the plan made anew each time */
-		ObjectIdGetDatum(catalog_tag_sequence())
-	};
-	Oid			user;
-	int			context;
-	int			nesting;
-	int64		generation;
-	bool		isnull;
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(catalog_owner(),
-						   context | SECURITY_RESTRICTED_OPERATION);
-	nesting = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("INSERT INTO idempotency.tag_generation AS t"
-						   " VALUES ($1, $2, pg_catalog.nextval($6), $3, $4, $5)"
-						   " ON CONFLICT (scope, tag) DO UPDATE SET"
-						   " generation = pg_catalog.nextval($6),"
-						   " invalidated_at = excluded.invalidated_at,"
-						   " reason = excluded.reason, role = excluded.role"
-						   " RETURNING t.generation",
-						   lengthof(types), types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare an invalidation");
-	}
-	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_INSERT_RETURNING ||
-		SPI_processed != 1)
-		elog(ERROR, "could not raise the generation of a tag");
-	generation = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-											 SPI_tuptable->tupdesc, 1,
-											 &isnull));
-	SPI_finish();
-	CacheInvalidateRelcacheByRelid(catalog_tag_sequence());
-	CommandCounterIncrement();
-	AtEOXact_GUC(false, nesting);
-	SetUserIdAndSecContext(user, context);
-	return generation;
-}
-
-/* The argument, which must be there.  Raises ID400. */
-static text *
-tag_argument(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	text	   *value = TEXT_ARGUMENT(arg);
-
-	if (value == NULL || VARSIZE_ANY_EXHDR(value) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("invalidate() needs a %s", name)));
-	return value;
-}
-
-/* Refuse whoever may not use the scope.  Raises ID403. */
-static void
-tag_check_role(const Identity *identity)
-{
-	Policy		policy;
-
-	policy_lock();
-	policy_get(identity->scope, identity->scope_len, &policy);
-	policy_check_role(&policy, identity->scope, identity->scope_len);
-	policy_unlock();
-}
-
-/* invalidate(scope text, tag text, reason text) returns bigint */
-Datum
-idempotency_invalidate(PG_FUNCTION_ARGS)
-{
-	Identity	identity;
-	text	   *tag;
-	text	   *reason;
-	int64		generation;
-
-	catalog_check_writable("invalidate()");
-	/* no key is meant, so any will do */
-	identity_make(&identity, TEXT_ARGUMENT(0), NULL, cstring_to_text("-"));
-	tag = tag_argument(fcinfo, 1, "tag");
-	reason = tag_argument(fcinfo, 2, "reason");
-	tag_check(tag);
-	policy_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
-	tag_check_role(&identity);
-	FAULT_POINT("invalidate.before_write");
-	generation = tag_advance(&identity, tag, reason);
-	/* the decision is recorded here */
-	ereport(LOG,
-			(errmsg("idempotent responses invalidated by role \"%s\", in scope \"%.*s\"",
-					GetUserNameFromId(GetUserId(), false),
-					identity.scope_len, identity.scope),
-			 errdetail("Reason: %s", text_to_cstring(reason))));
-	PG_RETURN_INT64(generation);
-}
-
-/* Can a response be alive that was finished before this invalidation? */
-static bool
-tag_is_needed(const char *scope, int scope_len, TimestampTz invalidated_at,
-			  TimestampTz now)
-{
-	Policy		policy;
-
-	policy_get(scope, scope_len, &policy);
-	if (policy.retention == RETENTION_FOREVER)
-		return true;
-	for (int ring = 0; ring < RING_COUNT; ring++)
-	{
-		if (policy.kept_until[ring] > now)
-			return true;
-	}
-	return invalidated_at + policy_reach(&policy) + TAG_MARGIN > now;
-}
-
-/* Delete what isn't needed any more in some pages; returns how many rows. */
-static int64
-tag_clean_pages(Relation rel, BlockNumber first, BlockNumber n)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan_strat(rel, snapshot, 0, NULL, true,
-											   false);
-	TimestampTz now = clock_now();
-	int64		deleted = 0;
-	HeapTuple	tuple;
-
-	heap_setscanlimits(scan, first, n);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Datum		values[TAG_COLUMNS];
-		bool		isnull[TAG_COLUMNS];
-		text	   *scope;
-
-		CHECK_FOR_INTERRUPTS();
-		heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
-		scope = DatumGetTextPP(values[TAG_SCOPE - 1]);
-		if (!tag_is_needed(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope),
-						   DatumGetTimestampTz(values[TAG_INVALIDATED_AT - 1]),
-						   now) &&
-			compat_heap_delete_nowait(rel, &tuple->t_self,
-									  GetCurrentCommandId(true)))
-			deleted++;
-	}
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	CommandCounterIncrement();
-	return deleted;
-}
-
-/*
- * Duty: delete tags whose responses have all expired, as many pages in a step
- * as maintain() cleans of a table; a minute after the last page, again from the
- * first.
- */
-static void
-tag_clean(int step)
-{
-	static BlockNumber next = 0;
-	static TimestampTz ended_at = 0;
-	TimestampTz now = clock_now();
-	BlockNumber blocks;
-	BlockNumber n;
-	Relation	rel;
-	int64		deleted = 0;
-
-	if (next == 0 && now < ended_at + TAG_CLEAN_EVERY && now >= ended_at)
-		return;
-	if (!duty_lock(catalog_tag_table(), RowExclusiveLock))
-		return;
-	rel = table_open(catalog_tag_table(), NoLock);
-	blocks = RelationGetNumberOfBlocks(rel);
-	next = next < blocks ? next : 0;
-	n = Min(blocks - next, (BlockNumber) guc_maintain_pages);
-	if (n > 0 && duty_lock(catalog_policy_table(), AccessShareLock))
-	{
-		deleted = tag_clean_pages(rel, next, n);
-		policy_unlock();
-	}
-	next = next + n < blocks ? next + n : 0;
-	ended_at = now;
-	table_close(rel, NoLock);
-	if (deleted > 0)
-		duty_report("tag_generation", next == 0 ? "done" : "continues",
-					deleted);
+	changing = tag_is_changing(identity, tag);
+	row = tag_read_latest(identity, tag);
+	if (!changing && !TransactionIdIsCurrentTransactionId(row.xid))
+		tag_cache_put(hash, identity, tag, changes, row.generation);
+	return row.generation;
 }
 
 /* Register callback and duty; called once from _PG_init. */
