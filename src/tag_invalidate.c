@@ -48,7 +48,10 @@
 
 COMPAT_FUNCTION_INFO(idempotency_invalidate);
 
-/* Tell all backends, this one included, that a tag is being invalidated. */
+/*
+ * Tell all backends, this one included, that a tag is being invalidated, or its
+ * row deleted.  To be called when that is written, and before it is committed.
+ */
 static void
 tag_send_change(void)
 {
@@ -251,6 +254,9 @@ tag_clean(int step)
 	{
 		deleted = tag_clean_pages(rel, next, n);
 		policy_unlock();
+		/* what is finished from now on is of generation 0 again */
+		if (deleted > 0)
+			tag_send_change();
 	}
 	next = next + n < blocks ? next + n : 0;
 	ended_at = now;

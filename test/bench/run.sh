@@ -327,8 +327,8 @@ bench_tokens()
 		INSERT INTO bench.variant SELECT n, what, format(
 			'SELECT count(*) FROM bench.wrong_token AS w WHERE w.what = %L AND i > \$1 AND i <= \$2 AND bench.refused(k) <> %L', what, 'ID401')
 		FROM (SELECT DISTINCT what, dense_rank() OVER (ORDER BY what) AS n FROM bench.wrong_token WHERE i = 1) AS w"
-	psql_bench -c "CALL bench.measure(3, 500, 0)" -c "TRUNCATE bench.sample" \
-		-c "CALL bench.measure($rounds, 500, 0)"
+	psql_bench -c "CALL bench.measure(3, 1000, 0)" -c "TRUNCATE bench.sample" \
+		-c "CALL bench.measure($rounds, 1000, 0)"
 	row "a wrong token: slowest kind / fastest" "$(psql_bench -c "SELECT max(us) FROM bench.median")" \
 		"$(psql_bench -c "SELECT min(us) FROM bench.median")" us "<= 1.05"
 

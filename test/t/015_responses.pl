@@ -237,7 +237,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM told'), '0', 'nobody was t
 #----------------------------------------------------------------------
 SKIP:
 {
-	skip 'the library with fault points is not built', 5 unless have_test_library();
+	skip 'the library with fault points is not built', 7 unless have_test_library();
 	use_test_library($node);
 	my $later = session($node);
 
@@ -247,11 +247,18 @@ SKIP:
 	is($later->query_safe(q{SELECT duty, result FROM idempotency.maintain() WHERE duty IN ('tags', 'token keys')}),
 		'token keys|deleted', 'a day later: the old signing key');
 	cmp_ok($later->query_safe('SELECT count(*) FROM idempotency.tag_generation'), '>=', 3, 'tags are needed yet');
+	# this session knows a generation that is about to go
+	my $keeper = session($node);
+	$keeper->query_safe(q{SELECT make('keeper', 'tag')});
+	is($keeper->query_safe(q{SELECT make('keeper', 'tag')}), 'replay', 'a session remembers the generation');
 	$later->query_safe('SET idempotency.clock_offset = 180300');
 	is($later->query_safe(q{SELECT duty, result FROM idempotency.maintain() WHERE duty IN ('tags', 'token keys')}),
 		'tags|done', 'a day, a lease and a day later: the tags');
 	is($later->query_safe('SELECT scope FROM idempotency.tag_generation'), 'app.forever', 'but for those of keys that never expire');
 	$later->query_safe('RESET idempotency.clock_offset');
+	$later->query_safe(q{SELECT make('later', 'tag')});
+	is($keeper->query_safe(q{SELECT make('later', 'tag')}), 'replay', 'and learns that it has gone');
+	$keeper->quit;
 	$later->query_safe(q{SELECT make('again', 'tag')});
 	$later->query_safe(q{SELECT idempotency.invalidate('app.page', 'tag', 'test')});
 	is($later->query_safe(q{SELECT make('again', 'tag')}), 'execute', 'and the tag goes on');
