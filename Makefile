@@ -19,15 +19,18 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = claim_record counter decision entry explain export incarnation ledger proof prune recorder seal standby trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
-	claim_decide configure configure_show digest duty es6number failure fault fence guc \
-	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle merkle_test module \
-	note operator policy ring roster run settle shmem stats store store_open tally trigger \
-	txn worker
+SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonical_path catalog \
+	catalog_check claim claim_admit claim_decide claim_record claim_settled configure configure_show \
+	counter decision derive digest duty entry es6number explain export failure fault fence guc health \
+	history identity incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
+	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
+	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
+	tree_read trigger txn worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store fence ledger canonical merkle claim settle lease operator batch run \
+SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
+	operator batch run \
 	lookup trigger maintain stats breaker note worker \
 	health
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
@@ -39,12 +42,12 @@ DOCS = README.md
 #------------------------------------------------------------------------
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
-REGRESS = install identity canonical merkle lease takeover operator claim settle policy \
-	batch run trigger lookup maintain stats ledger security
+REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
+	settle policy batch run trigger lookup maintain stats ledger security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate
 
 #------------------------------------------------------------------------
 # compiling

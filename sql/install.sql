@@ -208,7 +208,8 @@ SELECT proname FROM function GROUP BY proname HAVING count(*) > 1;
 SELECT proname FROM function AS f
 WHERE prorettype IN ('void'::regtype, 'interval'::regtype)
 OR EXISTS (SELECT FROM unnest(f.proargtypes::oid[]) AS a(type) JOIN pg_type AS t ON t.oid = a.type
-           WHERE t.typtype <> 'b' AND f.prorettype <> 'trigger'::regtype);
+           WHERE t.typtype <> 'b' AND f.prorettype <> 'trigger'::regtype)
+AND f.oid NOT IN (SELECT prosupport FROM pg_proc);
 
 -- tables and views
 SELECT c.relkind, c.relpersistence, string_agg(c.relname, ' ' ORDER BY c.relname COLLATE "C") AS relations

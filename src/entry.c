@@ -92,7 +92,9 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_BREAKER] = "breaker",
 	[ENTRY_INCARNATION] = "incarnation",
 	[ENTRY_PRUNED] = "pruned",
-	[ENTRY_LOST] = "lost"
+	[ENTRY_LOST] = "lost",
+	[ENTRY_INVALIDATED] = "invalidated",
+	[ENTRY_TOKEN_KEY] = "token_key"
 };
 
 /* a text, to be hashed */

@@ -42,10 +42,12 @@ typedef enum EntryDecision
 	ENTRY_BREAKER,				/* a breaker changed its state */
 	ENTRY_INCARNATION,			/* a new life of the database began */
 	ENTRY_PRUNED,				/* old entries were removed */
-	ENTRY_LOST					/* notes of the kinds that the worker writes */
+	ENTRY_LOST,					/* notes of the kinds that the worker writes */
+	ENTRY_INVALIDATED,			/* the responses of a tag */
+	ENTRY_TOKEN_KEY				/* a new key signs tokens */
 } EntryDecision;
 
-#define ENTRY_DECISIONS (ENTRY_LOST + 1)
+#define ENTRY_DECISIONS (ENTRY_TOKEN_KEY + 1)
 
 /* columns of a digest, in an entry */
 typedef enum EntryDigest

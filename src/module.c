@@ -28,7 +28,9 @@
 #include "seal.h"
 #include "shmem.h"
 #include "stats.h"
+#include "tag.h"
 #include "tally.h"
+#include "token.h"
 #include "txn.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -62,5 +64,7 @@ _PG_init(void)
 	recorder_init();
 	seal_init();
 	export_init();
+	token_init();
+	tag_init();
 	launcher_init();
 }

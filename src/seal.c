@@ -422,11 +422,11 @@ seal_step(int step)
 	bool		any;
 
 	/* a restored table's numbers are others */
-	if (generation != catalog_ledger_generation())
+	if (generation != catalog_generation(CATALOG_LEDGER_ENTRY))
 	{
 		nothing_upto = -1;
 		watermark.pending = false;
-		generation = catalog_ledger_generation();
+		generation = catalog_generation(CATALOG_LEDGER_ENTRY);
 	}
 	/* a restore can bring entries below the last number */
 	if (last == 0 || (last == nothing_upto && now >= looked_at &&
