@@ -124,7 +124,7 @@ export_publish(const char *path, const char *text)
 				 errmsg("could not link file \"%s\" to \"%s\": %m",
 						temporary, path)));
 	unlink(temporary);
-	fsync_fname(guc_export_directory, true);
+	(void) fsync_fname_ext(guc_export_directory, true, true, ERROR);
 }
 
 /* Duty: export the latest checkpoint, if it is time. */
