@@ -23,13 +23,14 @@ SUBJECTS = claim_record counter decision entry explain export incarnation ledger
 	claim_decide configure configure_show digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle merkle_test module \
 	note operator policy ring roster run settle shmem stats store store_open tally trigger \
-	txn worker
+	txn verify verify_checkpoint verify_entries verify_external verify_key \
+	verify_keys verify_rows verify_tables verify_tree worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger canonical merkle claim settle lease operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	health
+	health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
