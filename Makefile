@@ -25,14 +25,15 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	history identity incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
 	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
 	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
-	tree_read trigger txn worker
+	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
+	verify_keys verify_rows verify_tables verify_tree worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	health
+	health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md

@@ -107,7 +107,7 @@ SELECT outcome FROM idempotency.claim('install', 'undone');
 SELECT idempotency.finish('install', 'undone') > now() AS finished;
 DROP EXTENSION idempotency;
 ROLLBACK;
-SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+SELECT decision, key FROM idempotency.ledger_entry WHERE decision <> 'aborted' ORDER BY seq;
 -- made anew in the same transaction, it knows nothing of what was before
 BEGIN;
 SELECT idempotency.once('install', 'before');
@@ -118,14 +118,14 @@ SELECT idempotency.once('install', 'undone');
 ROLLBACK TO s;
 SELECT idempotency.once('install', 'between');
 COMMIT;
-SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+SELECT decision, key FROM idempotency.ledger_entry WHERE decision <> 'aborted' ORDER BY seq;
 BEGIN;
 SELECT idempotency.once('install', 'old');
 DROP EXTENSION idempotency;
 CREATE EXTENSION idempotency;
 SELECT idempotency.once('install', 'after');
 COMMIT;
-SELECT decision, key FROM idempotency.ledger_entry ORDER BY seq;
+SELECT decision, key FROM idempotency.ledger_entry WHERE decision <> 'aborted' ORDER BY seq;
 -- so much is decided that a part is recorded before the drop
 BEGIN;
 SELECT count(idempotency.once('install', i::text)) FROM generate_series(1, 12000) AS i;
@@ -262,8 +262,8 @@ WHERE name LIKE 'idempotency.%' AND name NOT LIKE 'idempotency.fault%' AND name 
 	AND name NOT IN ('idempotency.max_databases', 'idempotency.max_scopes', 'idempotency.note_buffer')
 ORDER BY name COLLATE "C";
 
--- no fence has been issued, and no incarnation has begun
-SELECT last_value, is_called, (SELECT count(*) FROM idempotency.incarnation) AS incarnations FROM idempotency.fence_seq;
+-- no fence has been issued, and no incarnation has begun, unless by a worker
+SELECT last_value, is_called, (SELECT count(*) FROM idempotency.incarnation WHERE NOT idempotency.preloaded()) AS incarnations FROM idempotency.fence_seq;
 
 DROP VIEW function, member;
 DROP ROLE regress_idempotency_other;
