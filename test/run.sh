@@ -168,7 +168,7 @@ run_isolation()
 {
 	# shellcheck disable=SC2086
 	run_pg_regress isolation/pg_isolation_regress "$sources/test" test/isolation.conf \
-		${ISOLATION-$(make_variable ISOLATION)}
+		${ISOLATION-$(make_variable SPECS)}
 }
 
 # Each file by itself, so that its exit status can be told from its tests'.
