@@ -44,7 +44,8 @@ DOCS = README.md
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
-	settle policy batch run trigger lookup maintain stats ledger security
+	settle policy batch run trigger lookup maintain stats ledger verify \
+	security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them

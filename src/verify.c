@@ -229,8 +229,8 @@ verify_end_step(Verify *verify)
 						verify->nfindings - VERIFY_FINDINGS_MAX));
 }
 
-/* A step that is one attempt. */
-static void
+/* A step that is one attempt.  Returns whether it did all its work. */
+static bool
 verify_step(Verify *verify, const char *step, VerifyWork work)
 {
 	int			sqlstate;
@@ -240,6 +240,7 @@ verify_step(Verify *verify, const char *step, VerifyWork work)
 	if (sqlstate != 0)
 		verify_unreadable(verify, step, sqlstate);
 	verify_end_step(verify);
+	return sqlstate == 0;
 }
 
 /* Find out how far the tree goes, and from where on there are entries. */
@@ -249,6 +250,12 @@ verify_bounds(Verify *verify, void *arg)
 	VerifyScan	scan;
 	HeapTuple	tuple;
 
+	verify_scan_begin(&scan, VERIFY_CHECKPOINT, verify->snapshot, 0, NULL);
+	tuple = verify_scan_next(&scan, BackwardScanDirection);
+	if (tuple != NULL)
+		(void) verify_checkpoint(&scan, tuple, &verify->latest);
+	verify_scan_end(&scan);
+
 	verify_scan_begin(&scan, VERIFY_PRUNE, verify->snapshot, 0, NULL);
 	while ((tuple = verify_scan_next(&scan, ForwardScanDirection)) != NULL)
 	{
@@ -256,12 +263,6 @@ verify_bounds(Verify *verify, void *arg)
 		verify->pruned_here |=
 			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	}
-	verify_scan_end(&scan);
-
-	verify_scan_begin(&scan, VERIFY_CHECKPOINT, verify->snapshot, 0, NULL);
-	tuple = verify_scan_next(&scan, BackwardScanDirection);
-	if (tuple != NULL)
-		(void) verify_checkpoint(&scan, tuple, &verify->latest);
 	verify_scan_end(&scan);
 
 	if (verify->pruned % MERKLE_TILE_WIDTH != 0 ||
@@ -279,22 +280,27 @@ static void
 verify_all(Verify *verify, ExternalCheckpoint *externals, int nexternals,
 		   bool deep)
 {
-	verify_step(verify, "the tree's bounds", verify_bounds);
-	verify_step(verify, "the tables", verify_tables);
+	/* a damaged checkpoint has a size all the same */
+	verify->bounded = verify_step(verify, "the tree's bounds", verify_bounds) ||
+		verify->latest.size > 0;
+	(void) verify_step(verify, "the tables", verify_tables);
 	if (verify->from > 0 && verify->from < verify->pruned)
 		verify_warning(verify, "entries pruned",
 					   psprintf("leaves " INT64_FORMAT " to " INT64_FORMAT,
 								verify->from,
 								Min(verify->upto, verify->pruned) - 1),
 					   "They were removed by prune(), and can't be checked.");
-	verify_begin_step(verify, "the tree and its entries");
-	verify_tree(verify);
-	verify_end_step(verify);
+	if (verify->bounded)
+	{
+		verify_begin_step(verify, "the tree and its entries");
+		verify_tree(verify);
+		verify_end_step(verify);
+	}
 	if (deep)
 	{
-		verify_step(verify, "the entries' heap and index", verify_heap);
-		verify_step(verify, "keys", verify_keys);
-		verify_step(verify, "payloads", verify_payloads);
+		(void) verify_step(verify, "the entries' heap and index", verify_heap);
+		(void) verify_step(verify, "keys", verify_keys);
+		(void) verify_step(verify, "payloads", verify_payloads);
 	}
 	verify_begin_step(verify, "external checkpoints");
 	verify_external(verify, externals, nexternals);

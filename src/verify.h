@@ -32,6 +32,8 @@ typedef struct Verify
 	int64		pruned;			/* leaves below this index were pruned; or 0 */
 	bool		pruned_here;	/* by this transaction, which still has to record it */
 	Checkpoint	latest;			/* size 0: nothing is sealed */
+	bool		bounded;		/* the rest of this is known */
+	bool		tree_sound;		/* the tree's rows can be taken apart */
 	const char *step;			/* what is being checked */
 	int64		nfindings;		/* of this step */
 	char		message[256];	/* of the last failed attempt */
@@ -81,11 +83,13 @@ typedef struct EntryCursor
 	bool		open;
 	LedgerScan	scan;
 	int64		after;			/* up to here they have been read */
+	bool		ended;			/* there are no more */
 	bool		has;			/* one has been read and not compared */
 	bool		sound;			/* it can be looked into */
 	int64		seq;			/* what the index says */
 	LedgerEntry entry;
 	bool		gap;			/* what leaves come before is not known */
+	bool		broken;			/* there is no table to be read */
 	int64		drawn;			/* the last number */
 	StringInfoData data;
 	int64		missing;		/* in a row, up to now */
@@ -148,6 +152,7 @@ extern void verify_heap(Verify *verify, void *arg);
 /* the other steps */
 extern void verify_tree(Verify *verify);
 extern void verify_tables(Verify *verify, void *arg);
+extern void verify_require_tree(const Verify *verify);
 extern void verify_keys(Verify *verify, void *arg);
 extern void verify_payloads(Verify *verify, void *arg);
 

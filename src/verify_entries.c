@@ -36,6 +36,8 @@
 void
 verify_cursor_init(EntryCursor *cursor, Verify *verify, int64 after)
 {
+	MemoryContext caller = MemoryContextSwitchTo(verify->context);
+
 	memset(cursor, 0, sizeof(*cursor));
 	cursor->verify = verify;
 	cursor->after = after;
@@ -47,14 +49,14 @@ verify_cursor_init(EntryCursor *cursor, Verify *verify, int64 after)
 										 "idempotency verify entry",
 										 ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&cursor->data);
+	MemoryContextSwitchTo(caller);
 }
 
 /* An attempt has ended, and with it what it had opened. */
 void
 verify_cursor_reset(EntryCursor *cursor)
 {
-	cursor->open = false;
-	cursor->has = false;
+	cursor->open = cursor->ended = cursor->has = false;
 	cursor->digest = NULL;
 }
 
@@ -155,14 +157,18 @@ cursor_next(EntryCursor *cursor)
 {
 	Verify	   *verify = cursor->verify;
 
-	if (cursor->has)
-		return true;
+	/* a scan that has ended would begin anew */
+	if (cursor->has || cursor->ended || cursor->broken)
+		return cursor->has;
 	if (!cursor->open)
 		cursor_open(cursor);
 	MemoryContextReset(cursor->each);
 	if (!entries_next(&cursor->scan, cursor->scan_context, &cursor->entry,
 					  &cursor->sound))
+	{
+		cursor->ended = true;
 		return false;
+	}
 	cursor->has = true;
 	cursor->seq = cursor->scan.index_seq;
 	if (!cursor->sound)
@@ -283,7 +289,8 @@ verify_leaf(EntryCursor *cursor, int64 leaf, int64 seq,
 	cursor->gap = false;
 	if (!cursor->has || cursor->seq > seq)
 	{
-		cursor_miss(cursor, leaf, seq);
+		if (!cursor->broken)
+			cursor_miss(cursor, leaf, seq);
 		MemoryContextSwitchTo(caller);
 		return NULL;
 	}
@@ -300,6 +307,12 @@ verify_unreadable_leaf(EntryCursor *cursor, int64 leaf, int64 seq,
 					   int sqlstate)
 {
 	verify_missing(cursor);
+	if (sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+	{
+		cursor->broken = true;
+		verify_unreadable(cursor->verify, "ledger_entry", sqlstate);
+		return;
+	}
 	verify_unreadable(cursor->verify, entries_place(leaf, seq), sqlstate);
 	cursor->after = Max(cursor->after, seq);
 }

@@ -131,6 +131,12 @@ external_compare(Verify *verify, void *arg)
 	TreeReader *reader;
 	MerkleHash	root;
 
+	if (!verify->bounded)
+	{
+		verify_error(verify, "external checkpoint not compared",
+					 external->place, "The tree could not be read.");
+		return;
+	}
 	if (!external_origin_is_known(verify, checkpoint->origin))
 	{
 		verify_error(verify, "external checkpoint of another ledger",
@@ -147,6 +153,7 @@ external_compare(Verify *verify, void *arg)
 					 verify->latest.size, checkpoint->size);
 		return;
 	}
+	verify_require_tree(verify);
 	reader = palloc(sizeof(TreeReader));
 	(void) tree_open(reader, verify->snapshot);
 	merkle_root(reader->digest, checkpoint->size, tree_fetch, reader, &root);

@@ -114,7 +114,7 @@ verify_match_row(VerifyKeys *keys, const KeyRow *row, pg_uuid_t *match)
 	parts.claimed_at = row->claimed_at;
 	parts.fence = row->fence;
 	parts.attempt = row->attempt;
-	parts.state = row->withheld ? '!' : (char) row->state;
+	parts.state = row->withheld != WITHHELD_NOTHING ? '!' : (char) row->state;
 	parts.has_digest[0] = row->has_fingerprint;
 	if (row->has_fingerprint)
 		memcpy(parts.digest[0], row->fingerprint, DIGEST_LENGTH);
@@ -209,7 +209,9 @@ key_result_difference(VerifyKeys *keys, const KeyRow *row,
 
 	if (row->state == KEY_RUNNING)
 		return NULL;
-	if (row->withheld)
+	if (row->withheld == WITHHELD_NOT_STORED && row->state == KEY_SUCCEEDED)
+		return NULL;			/* the entry's digest is of what isn't there */
+	if (row->withheld != WITHHELD_NOTHING)
 		return "What it held is gone, and no entry says so.";
 	if (entry->has_digest[DIGEST_RESPONSE])
 		same = key_digest_is(result, entry->digest[DIGEST_RESPONSE]);
@@ -222,14 +224,15 @@ key_result_difference(VerifyKeys *keys, const KeyRow *row,
 }
 
 /*
- * Is this the row of the attempt before, which was restored when the entry's
- * attempt was given up?
+ * Is this the row of an attempt before, which was restored when the entry's
+ * was given up?  Or that attempt's own, if it was a lease.
  */
 static bool
 key_is_restored(const KeyRow *row, EntryDecision decision)
 {
 	return (decision == ENTRY_RELEASED || decision == ENTRY_FAILED) &&
-		(row->state == KEY_RETRY || row->state == KEY_RUNNING);
+		(row->state == KEY_RETRY || row->state == KEY_RUNNING ||
+		 row->state == KEY_SUCCEEDED);
 }
 
 /* Can the row's state be that after the decision? */
@@ -245,26 +248,16 @@ key_state_suits(const KeyRow *row, EntryDecision decision)
 	return (char) row->state == key_state_after(decision);
 }
 
-/* In what does a row differ from the entry of its last event?  Or NULL. */
+/* In what does a row differ from the entry that it is of?  Or NULL. */
 static const char *
-key_difference(VerifyKeys *keys, const KeyRow *row, const LedgerEntry *entry)
+key_entry_difference(VerifyKeys *keys, const KeyRow *row,
+					 const LedgerEntry *entry)
 {
 	int			decision = entry_decision_find(entry->decision);
 	const char *difference;
 
-	if (row->event_no == 0)
-		return row->claimed_at == entry->claimed_at ?
-			"Its event number was cleared." : NULL;
-	if (row->event_no > entry->event_no)
-		return "The entry of its last event is gone.";
-	if (row->event_no < entry->event_no)
-		return "The ledger has a later event of its key.";
 	if (decision == ENTRY_FORGOTTEN)
 		return "The ledger's last event of its key is that it was forgotten.";
-	if (key_is_restored(row, decision))
-		return row->has_fingerprint && entry->has_digest[DIGEST_REQUEST] &&
-			!digest_equal(row->fingerprint, entry->digest[DIGEST_REQUEST]) ?
-			"Its request is not what its entry says." : NULL;
 	if (!key_state_suits(row, decision))
 		return "Its state is not what its entry says.";
 	if (row->claimed_at != entry->claimed_at || row->fence != entry->fence ||
@@ -273,6 +266,34 @@ key_difference(VerifyKeys *keys, const KeyRow *row, const LedgerEntry *entry)
 	difference = key_request_difference(keys, row, entry);
 	return difference || decision == ENTRY_ERASED ? difference :
 		key_result_difference(keys, row, entry);
+}
+
+/*
+ * In what does a row differ from the entry of its last event, or, if it was
+ * restored since, from that of its own?  Or NULL.
+ */
+static const char *
+key_difference(VerifyKeys *keys, const KeyRow *row, const KeyEvent *event)
+{
+	int64		seq = event->seq;
+	LedgerEntry entry;
+
+	if (!verify_lookup(&keys->lookup, seq, &entry))
+		return NULL;			/* which has been said */
+	if (row->event_no == 0)
+		return row->claimed_at == entry.claimed_at ?
+			"Its event number was cleared." : NULL;
+	if (row->event_no > entry.event_no)
+		return "The entry of its last event is gone.";
+	if (row->event_no < entry.event_no)
+		return "The ledger has a later event of its key.";
+	if (key_is_restored(row, event->decision))
+	{
+		seq = event->lasting_seq;
+		if (seq == 0 || !verify_lookup(&keys->lookup, seq, &entry))
+			return NULL;
+	}
+	return key_entry_difference(keys, row, &entry);
 }
 
 /* Can a scope's key have been changed while its scope wasn't audited? */
@@ -295,10 +316,8 @@ key_report_difference(VerifyKeys *keys, const KeyPosition *position,
 	ItemPointerData tid = position->tid;
 	const char *difference = NULL;
 	bool		unaudited = false;
-	LedgerEntry entry;
 
-	if (verify_lookup(&keys->lookup, event->seq, &entry) &&
-		table_tuple_fetch_row_version(heap, &tid, keys->verify->snapshot,
+	if (table_tuple_fetch_row_version(heap, &tid, keys->verify->snapshot,
 									  slot))
 	{
 		HeapTuple	tuple = ExecCopySlotHeapTuple(slot);
@@ -306,7 +325,7 @@ key_report_difference(VerifyKeys *keys, const KeyPosition *position,
 		Identity	identity;
 
 		keyrow_deform(RelationGetDescr(heap), tuple, &row, &identity);
-		difference = key_difference(keys, &row, &entry);
+		difference = key_difference(keys, &row, event);
 		unaudited = key_was_unaudited(keys, &identity);
 	}
 	ExecDropSingleTupleTableSlot(slot);

@@ -10,8 +10,8 @@
  * if those differ are row and entry read again, to see why.
  *
  * A row that has expired may be a leftover beside that of the key's next life;
- * those are passed over.  So are rows that this transaction has written: their
- * entries are written when it commits.
+ * those are passed over.  So are rows that this transaction has written, if it
+ * has decided anything: the entries are written when it commits.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "fault.h"
+#include "txn.h"
 #include "verify.h"
 #include "verify_keys.h"
 
@@ -249,6 +250,7 @@ static void
 keys_put_rows(VerifyKeys *keys)
 {
 	TimestampTz now = clock_now();
+	bool		own = txn_has_claims();
 	int64		n = 0;
 
 	for (Segment segment = 0; segment < SEGMENT_COUNT; segment++)
@@ -268,7 +270,7 @@ keys_put_rows(VerifyKeys *keys)
 		{
 			MemoryContextReset(keys->each);
 			verify_progress(++n, 0, "keys sorted");
-			if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+			if (!own || !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
 				keys_put_row(keys, segment, tuple, now);
 		}
 		MemoryContextSwitchTo(caller);
@@ -345,6 +347,22 @@ keys_check_event(VerifyKeys *keys, const KeyEvent *before,
 }
 
 /*
+ * Which event is the row of, if this one's attempt was given up and the row
+ * before it restored?  A transactional attempt leaves what was before it; what
+ * a lease leaves that was released is not that of any entry.
+ */
+static int64
+keys_lasting_seq(const KeyEvent *before, const KeyEvent *event)
+{
+	bool		given_up = event->decision == ENTRY_RELEASED ||
+		event->decision == ENTRY_FAILED;
+
+	if (given_up && event->fence == 0)
+		return before && event->event_no > 1 ? before->lasting_seq : 0;
+	return event->decision == ENTRY_RELEASED ? 0 : event->seq;
+}
+
+/*
  * Read the next key's events, of which *next is the first, and check them.
  * The last one is left in *last, and in *next the first of another key.
  * Returns whether there is another.
@@ -355,6 +373,7 @@ keys_read_events(VerifyKeys *keys, KeyEvent *next, KeyEvent *last)
 	int64		fence = next->fence;
 
 	keys_check_event(keys, NULL, next, 0);
+	next->lasting_seq = keys_lasting_seq(NULL, next);
 	for (;;)
 	{
 		*last = *next;
@@ -364,6 +383,7 @@ keys_read_events(VerifyKeys *keys, KeyEvent *next, KeyEvent *last)
 		if (memcmp(&next->id, &last->id, UUID_LEN) != 0)
 			return true;
 		keys_check_event(keys, last, next, fence);
+		next->lasting_seq = keys_lasting_seq(last, next);
 		fence = Max(fence, next->fence);
 	}
 }

@@ -24,6 +24,8 @@ typedef struct KeyEvent
 	int64		fence;
 	EntryDecision decision;
 	pg_uuid_t	match;			/* digest of what the row then says */
+	int64		lasting_seq;	/* the last event of which the row may be, if an
+								 * attempt that was given up left that; or 0 */
 } KeyEvent;
 
 /* a key's row, and where it is */

@@ -67,7 +67,8 @@ static const VerifyColumn key_shape[] = {
 	{TEXTOID, true}, {BYTEAOID, false}, {TEXTOID, false}, {TEXTOID, false},
 	{TEXTOID, false}, {TEXTOID, false}, {TIMESTAMPTZOID, false},
 	{INT8OID, false}, {BYTEAOID, false}, {TEXTOID, false}, {TEXTOID, false},
-	{TEXTOID, false}, {TEXTOID, false}, {CHAROID, false}
+	{TEXTOID, false}, {TEXTOID, false}, {INT4OID, false}, {INT8OID, false},
+	{CHAROID, false}
 };
 
 static const struct

@@ -41,12 +41,16 @@ tables_check_trigger(Verify *verify, CatalogRelation table)
 	table_close(rel, AccessShareLock);
 }
 
-/* Look for tiles that the tree has no place for. */
-static void
+/*
+ * Look for tiles that the tree has no place for.  Returns whether all can be
+ * taken apart.
+ */
+static bool
 tables_check_tiles(Verify *verify)
 {
 	VerifyScan	scan;
 	HeapTuple	tuple;
+	bool		sound = true;
 
 	verify_scan_begin(&scan, VERIFY_TILE, verify->snapshot, 0, NULL);
 	while ((tuple = verify_scan_next(&scan, ForwardScanDirection)) != NULL)
@@ -54,6 +58,9 @@ tables_check_tiles(Verify *verify)
 		int64		level = verify_integer(&scan, tuple, 1);
 		int64		index = verify_integer(&scan, tuple, 2);
 
+		sound &= verify_sound(scan.rel, tuple, VERIFY_TILE);
+		if (!verify->bounded)
+			continue;
 		if (level < 0 || level >= TREE_LEVELS || index < 0 ||
 			index >= verify->latest.size >> (level + 1) * MERKLE_TILE_HEIGHT)
 			verify_error(verify, "tile unexpected",
@@ -63,16 +70,47 @@ tables_check_tiles(Verify *verify)
 						 verify->latest.size);
 	}
 	verify_scan_end(&scan);
+	return sound;
 }
 
-/* A VerifyWork: the triggers, and tiles that should not be. */
+/* Can all checkpoints be taken apart? */
+static bool
+tables_checkpoints_are_sound(Verify *verify)
+{
+	VerifyScan	scan;
+	HeapTuple	tuple;
+	bool		sound = true;
+
+	verify_scan_begin(&scan, VERIFY_CHECKPOINT, verify->snapshot, 0, NULL);
+	while (sound &&
+		   (tuple = verify_scan_next(&scan, ForwardScanDirection)) != NULL)
+		sound = verify_sound(scan.rel, tuple, VERIFY_CHECKPOINT);
+	verify_scan_end(&scan);
+	return sound;
+}
+
+/*
+ * A VerifyWork: the triggers, and tiles that should not be; and can the tree be
+ * read by those who trust it?
+ */
 void
 verify_tables(Verify *verify, void *arg)
 {
 	tables_check_trigger(verify, CATALOG_LEDGER_ENTRY);
 	tables_check_trigger(verify, CATALOG_LEDGER_TILE);
 	tables_check_trigger(verify, CATALOG_LEDGER_CHECKPOINT);
-	tables_check_tiles(verify);
+	verify->tree_sound = tables_check_tiles(verify) &&
+		tables_checkpoints_are_sound(verify);
+}
+
+/* To be called before the tree is read by those.  Raises XX001. */
+void
+verify_require_tree(const Verify *verify)
+{
+	if (!verify->tree_sound)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("tiles or checkpoints are damaged")));
 }
 
 /* Check a payload against its entry, found or not. */

@@ -99,6 +99,7 @@ walk_take_left(Walk *walk)
 	TreeReader *reader = palloc(sizeof(TreeReader));
 	int64		left = 0;
 
+	verify_require_tree(walk->verify);
 	walk->before.n = 0;
 	(void) tree_open(reader, walk->verify->snapshot);
 	for (int height = 62; height >= MERKLE_TILE_HEIGHT; height--)
@@ -175,7 +176,9 @@ walk_begin_tile(Walk *walk, int64 number)
 
 	walk->reading = WALK_TILE;
 	walk->tile_known = true;
-	if (number < walk->full)
+	if (number < walk->full && walk->tiles_broken)
+		walk->tile_known = false;
+	else if (number < walk->full)
 	{
 		while (!walk->tile_read || tile->index < number)
 		{
@@ -439,7 +442,9 @@ walk_failed(Walk *walk, int sqlstate)
 			verify_checkpoint_failed(walk, sqlstate);
 			break;
 		case WALK_TILE:
-			verify_unreadable(verify,
+			walk->tiles_broken =
+				sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+			verify_unreadable(verify, walk->tiles_broken ? "ledger_tile" :
 							  psprintf("tile (0, " INT64_FORMAT ")",
 									   walk->index / MERKLE_TILE_WIDTH),
 							  sqlstate);

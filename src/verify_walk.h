@@ -90,6 +90,7 @@ typedef struct Walk
 	bool		filter_known;
 	VerifyScan	tiles;
 	bool		tiles_open;
+	bool		tiles_broken;	/* there is no table to be read */
 	bool		tile_read;		/* by the scan, but not taken yet */
 	bool		tile_damaged;
 

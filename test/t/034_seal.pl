@@ -77,7 +77,10 @@ sql(q{
 			PERFORM idempotency.fail('app', k, 'never', retryable => false);
 			what := 'failed';
 		ELSIF c.outcome = 'replay' THEN
-			PERFORM idempotency.forget('app', k, 'once more');
+			-- unless somebody else has done so meanwhile
+			IF NOT idempotency.forget('app', k, 'once more') THEN
+				RETURN 'gone';
+			END IF;
 			what := 'forgotten';
 		ELSE
 			RETURN c.outcome;
