@@ -6,6 +6,8 @@
 # on from, what was not sealed yet is, and what was told before is a part of it,
 # or, where history was lost, is shown not to be.  With
 # idempotency.checkpoint_standbys nothing is told that a promotion could lose.
+#
+# SEAL_SECONDS: with 60 or more it waits longer for what is restored.
 
 use strict;
 use warnings;
@@ -24,6 +26,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+my $long = ($ENV{SEAL_SECONDS} // 0) >= 60;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $conf = q{
 shared_preload_libraries = 'idempotency'
@@ -124,13 +127,13 @@ sub lives
 #----------------------------------------------------------------------
 my $first = new_node('first', init => [ allows_streaming => 'logical' ], conf => $conf);
 
-foreach my $bad ('', ' ', 'a b', 'a+b', "a\nb", "a\tb", "a\x7fb", "\x01", "caf\xc3\xa9", 'x' x 201)
+foreach my $bad ('', ' ', 'a b', 'a+b', "a\nb", "a\tb", "a\x7fb", "\x01", "caf\xc3\xa9", 'x' x 129)
 {
 	my $quoted = "E'" . join('', map { sprintf '\x%02x', ord } split //, $bad) . q{'};
 
 	is(sqlstate($first, "SET idempotency.origin = $quoted"), '22023', "refused as an origin: $quoted");
 }
-is(sqlstate($first, "SET idempotency.origin = '" . 'x' x 200 . q{'}), '', 'but not a long one');
+is(sqlstate($first, "SET idempotency.origin = '" . 'x' x 128 . q{'}), '', 'but not a long one');
 sql($first, 'CREATE ROLE nobody');
 is(sqlstate($first, q{SET ROLE nobody; SET idempotency.origin = 'mine'}), '42501', 'nor by anybody');
 
@@ -153,8 +156,8 @@ lives($first, 'bump_incarnation()', before => $told[-1], seen => \@told, reason 
 $first->backup('base');
 my $second = PostgreSQL::Test::Cluster->new('second');
 $second->init_from_backup($first, 'base', has_streaming => 1);
-$second->append_conf('postgresql.conf', "idempotency.origin = 'example.com/second'\n");
 $second->start;
+change($second, 'idempotency.origin', 'example.com/second');
 $first->append_conf('postgresql.conf', "synchronous_standby_names = 'second'\n");
 $first->reload;
 $first->poll_query_until('postgres', q{SELECT sync_state = 'sync' FROM pg_stat_replication})
@@ -190,8 +193,7 @@ decide($first, 5);
 sql($first, q{BEGIN; INSERT INTO bulk VALUES (gen_random_uuid()); PREPARE TRANSACTION 'over the promotion'});
 is(sql($first, 'SELECT unsealed FROM idempotency.ledger_status'), '5', 'entries are not sealed');
 $first->kill9;
-$second->append_conf('postgresql.conf', "synchronous_standby_names = ''\nidempotency.naptime = '100ms'\n");
-sql($second, 'SELECT pg_reload_conf()');
+change($second, 'synchronous_standby_names', '');
 $second->promote;
 # nobody asks for a new life while a transaction of the old one is open
 $second->poll_query_until('postgres', q{SELECT count(*) = 1 FROM idempotency.seal_blocked_by WHERE gid = 'over the promotion'});
@@ -261,9 +263,8 @@ is(sql($second, "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >=
 		(SELECT lsn FROM idempotency.ledger_checkpoint WHERE size = $told_size)"), '1', '... which it has got');
 $second->kill9;
 kill 'CONT', $receiver;
-$third->append_conf('postgresql.conf', "idempotency.origin = 'example.com/third'\n");
-sql($third, 'SELECT pg_reload_conf()');
-my $kept = told($third);
+change($third, 'idempotency.origin', 'example.com/third');
+change($third, 'idempotency.checkpoint_standbys', 0);
 $third->promote;
 decide($third, 20);
 is_sealed($third);
@@ -353,9 +354,11 @@ foreach my $format ('custom', 'directory', 'plain', 'data')
 	# time enough for a worker to do what it shouldn't
 	sleep(0.5) if $format eq 'data';
 	run_ok($fifth, "$format: restored", $format eq 'plain' ? ('psql', '-Xqo', '/dev/null', '-v', 'ON_ERROR_STOP=1', '-d', $format, '-f', "$dir/plain")
-		: ('pg_restore', '--exit-on-error', '-j4', '-d', $format, "$dir/$format"));
+		: ('pg_restore', '--exit-on-error', '-j4', ($format eq 'data' ? '--disable-triggers' : ()), '-d', $format, "$dir/$format"));
+	# after a restore in parallel the worker looks for what came late only now and then, or when there is more
+	decide($fifth, 1, $format) if $format eq 'custom' || ($format eq 'directory' && !$long);
 	my $restored = lives($fifth, $format, db => $format, before => $before_dump, seen => \@seen, reason => qr/^another system/);
-	is($restored->{size}, sql($fourth, 'SELECT count(*) + 1 FROM idempotency.ledger_entry'), '... all of it, and that');
+	cmp_ok($restored->{size}, '>', sql($fourth, 'SELECT count(*) FROM idempotency.ledger_entry'), '... all of it, and that');
 	is(sql($fifth, q{SELECT outcome FROM idempotency.claim('s', 'not sealed')}, $format), 'replay', '... what was decided is known');
 	decide($fifth, 3, $format);
 	is_sealed($fifth, $format);
@@ -446,7 +449,7 @@ sub prune
 	my $entry = $pruned->{entries}[-1];
 	is("$entry->{decision} $entry->{detail}", qq(pruned {"min_index": $min_index, "entries": $gone, "reason": "old enough"}), '... and an entry says it');
 	proofs_are_right('...', $pruned, $min_index);
-	is(verify_says($node, 'postgres', @seen), '', '... verify() agrees');
+	is(verify_says($node, 'postgres', grep { (read_checkpoint($_))[1] >= $min_index } @seen), '', '... verify() agrees');
 	decide($node, 10);
 	seal();
 	$pruned = ledger_is_right($node, '... sealing goes on', before => \@before, seen => \@seen);
@@ -462,7 +465,8 @@ is(witnessed($seen[0]), '', 'witnessed');
 is(witnessed($seen[0]), '', '... twice');
 is(sql($node, 'SELECT count(*), max(witnessed_size) FROM idempotency.ledger_witness, idempotency.ledger_status'), '1|601', '... once');
 is(witnessed($seen[0] =~ s/^601$/600/mr), 'ID412', '... not of a size that never was');
-is(witnessed($seen[0] =~ s/\n[A-Za-z0-9]/\n-/r =~ s/.(?==$)/A/mr), 'ID412', '... nor with another root') if $seen[0] !~ /A=$/m;
+is(witnessed(checkpoint_of((read_checkpoint($seen[0]))[ 0, 1 ], 'x' x 32)), 'ID412', '... nor with another root');
+is(witnessed($seen[0] =~ s/^idempotency/idempotence/r), 'ID412', '... nor of another log');
 is(sqlstate($node, "SELECT idempotency.witnessed(idempotency.checkpoint_text())"), 'ID400', '... nor without a signature');
 is(sqlstate($node, "SELECT idempotency.prune($_)"), 'ID400', "prune: refused: $_")
   foreach (q{0, 'x'}, q{-256, 'x'}, q{255, 'x'}, q{257, 'x'}, q{NULL, 'x'}, '256, NULL', q{256, ''}, q{256, repeat('x', 2000)});
@@ -480,7 +484,7 @@ is(sqlstate($node, "SELECT idempotency.prune(768, 'x')"), 'ID412', 'prune: not b
 	is(left(), $before =~ s/^(\d+)/$1 + 1/er, '... rolled back, nothing is gone');
 }
 prune(256, 'prune');
-is(left(), '361|2|601', '... tiles stay, of checkpoints the witnessed one');
+is(left(), '357|2|601', '... tiles stay, of checkpoints the witnessed one');
 is(sqlstate($node, 'SELECT idempotency.leaf_data(255)'), 'ID404', '... leaves that are gone are not found');
 is(sqlstate($node, 'SELECT idempotency.leaf_data(256)'), '', '... others are');
 is(sql($node, q{SELECT count(*) FROM idempotency.explain('numbered', '7')}), '0', '... explain() knows nothing of a key that is gone');
@@ -490,7 +494,8 @@ prune(512, 'a second prune');
 
 sql($node, 'INSERT INTO numbered SELECT generate_series(600, 66500)');
 push @seen, seal();
-witnessed($seen[-1]);
+my $witnessed = $seen[-1];
+is(witnessed($witnessed), '', 'a larger one is witnessed');
 sql($node, 'INSERT INTO numbered SELECT generate_series(66501, 66600)');
 push @seen, seal();
 prune(65280, 'up to a tile before the end of a level');
@@ -500,7 +505,7 @@ is((split /\|/, left())[1], '4 1', '... the tiles below go');
 is(sqlstate($node, "SELECT idempotency.$_"), 'ID404', "... so that there is no more of: $_") foreach ('inclusion_proof(5)', 'consistency_proof(100)');
 prune(66048, 'and beyond');
 is((split /\|/, left())[1], '4 1', '... others stay');
-is(sql($node, 'SELECT pruned_below, witnessed_size FROM idempotency.ledger_status'), '66048|' . (read_checkpoint($seen[-2]))[1], '... which the status shows');
+is(sql($node, 'SELECT pruned_below, witnessed_size FROM idempotency.ledger_status'), '66048|' . (read_checkpoint($witnessed))[1], '... which the status shows');
 
 #----------------------------------------------------------------------
 # erase
@@ -519,7 +524,7 @@ is(sql($node, q{SELECT count(*) FROM idempotency.ledger_entry WHERE scope = 'pri
 my $leaf = sql($node, q{SELECT leaf_index FROM idempotency.explain('private', 'k-1')});
 my $data = sql($node, "SELECT idempotency.leaf_data($leaf)");
 is(sql($node, q{SELECT idempotency.erase('private', 'k-1', 'asked for')}), '3', '... erased: its row and two payloads');
-is(sql($node, q{SELECT string_agg(key || ' ' || part, ', ' ORDER BY key, part) FROM idempotency.ledger_payload JOIN idempotency.ledger_entry USING (seq)}),
+is(sql($node, q{SELECT string_agg(concat_ws(' ', key, part), ', ' ORDER BY key, part) FROM idempotency.ledger_payload JOIN idempotency.ledger_entry USING (seq)}),
 	'k-2 q, k-2 r', '... with their salts, and no others');
 is(sql($node, q{SELECT outcome, response, reason FROM idempotency.claim('private', 'k-1', '{"card": "4111"}')}), 'replay||erased', '... a duplicate is one still');
 is(sql($node, q{SELECT outcome, response, reason FROM idempotency.claim('private', 'k-2', '{"card": "4111"}')}), 'replay|Mr. 2|', '... of another nothing is lost');
@@ -531,10 +536,26 @@ is(sql($node, q{SELECT count(*) FROM (SELECT k::text FROM idempotency.keys AS k 
 	'0', '... and what was there is nowhere');
 is(sql($node, q{SELECT idempotency.erase('private', 'never', 'asked for')}), '0', '... there is nothing of a key that never was');
 is(sqlstate($node, q{BEGIN; SELECT idempotency.claim('private', 'running'); SELECT idempotency.erase('private', 'running', 'x')}), 'ID409', '... not while it runs');
+is(sqlstate($node, q{SELECT idempotency.claim('private', 'leased', lease => '1 h'); SELECT idempotency.erase('private', 'leased', 'x')}), 'ID409', '... nor while it is leased');
+{
+	my $claimer = session($node);
+
+	$claimer->query_safe(q{BEGIN; SELECT idempotency.finish('private', 'own', 'Mr. 3') FROM idempotency.claim('private', 'own', '{"card": "4111"}')});
+	is(sqlstate($node, q{SELECT idempotency.erase('private', 'own', 'x')}), 'ID409', '... nor before it has committed');
+	$claimer->query(q{SELECT idempotency.erase('private', 'own', 'x')});
+	$claimer->{stderr} = '';
+	$claimer->query('COMMIT');
+	$claimer->{stderr} = '';
+	is(sql($node, q{SELECT count(*) FROM idempotency.explain('private', 'own') WHERE decision = 'erased'
+			AND EXISTS (SELECT FROM idempotency.ledger_payload JOIN idempotency.ledger_entry USING (seq) WHERE key = 'own')}),
+		'0', '... what is said to be erased is, whoever has claimed it');
+	$claimer->quit;
+}
 is(sqlstate($node, "SELECT idempotency.erase('private', 'k-2', $_)"), 'ID400', "... not without a reason: $_") foreach ('NULL', q{''});
 seal();
 ledger_is_right($node, '... the ledger is right', before => \@before, seen => \@seen);
-is(verify_says($node, 'postgres', @seen), '', '... verify() agrees');
+is(verify_says($node, 'postgres', $seen[-1]), '', '... verify() agrees');
+like(verify_says($node, 'postgres', $seen[0]), qr/^warning: [^\n]* pruned\.$/, '... as far as it can');
 
 #----------------------------------------------------------------------
 # rights
