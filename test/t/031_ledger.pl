@@ -8,7 +8,7 @@
 # each of their fault points, in each way: what was sealed stays, what wasn't is.
 #
 # IDEMPOTENCY_LEDGER_TILES (600): how many tiles explain() has to look through.
-# IDEMPOTENCY_CRASHES (3): how often the postmaster is killed while transactions
+# IDEMPOTENCY_CRASHES (2): how often the postmaster is killed while transactions
 # commit asynchronously.
 
 use strict;
@@ -27,7 +27,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $tiles = $ENV{IDEMPOTENCY_LEDGER_TILES} // 600;
-my $kills = $ENV{IDEMPOTENCY_CRASHES} // 3;
+my $kills = $ENV{IDEMPOTENCY_CRASHES} // 2;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $node = new_node('golden', conf => "fsync = off\nautovacuum = off\n");
 
