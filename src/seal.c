@@ -14,9 +14,10 @@
  *
  * Whoever drew a number up to q did so before 1, and so was in X at 2 or had
  * ended by then: a lock is released only after the transaction's end, or the
- * subtransaction's rollback, is visible.  Neither readers nor writers that have decided nothing are waited
- * for, and in what the clock or another cluster's transaction ids say there is
- * no trust, so it doesn't matter where the entries come from.
+ * subtransaction's rollback, is visible.  Neither readers nor writers that have
+ * decided nothing are waited for, and in what the clock or another cluster's
+ * transaction ids say there is no trust, so it doesn't matter where the entries
+ * come from.
  *
  * X is kept from round to round until it has ended, so that a steady stream of
  * slow commits can't put sealing off for ever.

@@ -251,14 +251,14 @@ kill 'STOP', $receiver;
 foreach (1 .. 4)
 {
 	# more than the connection holds
-	decide($second, 4000);
+	decide($second, 1500);
 	is_sealed($second);
 	push @told, told($second);
 }
 my $external = sealed($second);
 my (undef, $external_size) = read_checkpoint($external);
 my (undef, $told_size) = read_checkpoint($told[-1]);
-cmp_ok($told_size, '<', $external_size - 4000, "... and not $external_size, while it stands still at $told_size");
+cmp_ok($told_size, '<', $external_size - 1500, "... and not $external_size, while it stands still at $told_size");
 is(sql($second, "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >=
 		(SELECT lsn FROM idempotency.ledger_checkpoint WHERE size = $told_size)"), '1', '... which it has got');
 $second->kill9;
@@ -333,9 +333,9 @@ my $before_dump = sealed($fourth);
 push @told, $before_dump;
 change($fourth, 'idempotency.naptime', '1h');
 sleep(0.3);
-decide($fourth, 6000);
+decide($fourth, 3000);
 sql($fourth, q{SELECT idempotency.once('s', 'not sealed')});
-is(sql($fourth, 'SELECT unsealed FROM idempotency.ledger_status'), '6001', 'dumped: entries are not sealed');
+is(sql($fourth, 'SELECT unsealed FROM idempotency.ledger_status'), '3001', 'dumped: entries are not sealed');
 run_ok($fourth, 'custom: dumped', 'pg_dump', '-Fc', '-f', "$dir/custom", 'postgres');
 run_ok($fourth, 'directory: dumped', 'pg_dump', '-Fd', '-j2', '-f', "$dir/directory", 'postgres');
 run_ok($fourth, 'plain: dumped', 'pg_dump', '-f', "$dir/plain", 'postgres');
