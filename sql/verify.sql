@@ -44,7 +44,7 @@ BEGIN
     BEGIN
         EXECUTE command;
         found := ARRAY(SELECT what || ': ' || regexp_replace(regexp_replace(regexp_replace(place,
-                'key_\w+', 'keys'), '\(\d+,\d+\)$', '(...)'), 'checkpoints? of sizes? .*', 'checkpoint')
+                'key_\w+', 'keys'), '\(\d+,\d+\)$', '(...)'), '(checkpoint|ledger_witness)\M.* sizes? .*', '\1')
             FROM idempotency.verify());
         RAISE SQLSTATE 'ZZZZZ';
     EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
@@ -177,12 +177,12 @@ SELECT tampered, count(*) FROM verify_test.tampered('TRUNCATE idempotency.ledger
 --
 -- Tiles and checkpoints
 --
-SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET hashes = set_byte(hashes, 96, get_byte(hashes, 96) # 1) WHERE index = 0') AS found;
+SELECT replace(verify_test.kinds('UPDATE idempotency.ledger_tile SET hashes = set_byte(hashes, 96, get_byte(hashes, 96) # 1) WHERE index = 0'), 'checkpoint tail wrong, ', '') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET root = set_byte(root, 0, get_byte(root, 0) # 1) WHERE index = 0') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET filter = set_byte(filter, 0, get_byte(filter, 0) # 1) WHERE index = 0') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET first_seq = 2 WHERE index = 0') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET last_seq = NULL WHERE index = 1') AS found;
-SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET seqs = set_byte(seqs, 23, 2) WHERE index = 0') AS found;
+SELECT replace(verify_test.kinds('UPDATE idempotency.ledger_tile SET seqs = set_byte(seqs, 23, 2) WHERE index = 0'), 'checkpoint tail wrong, ', '') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET seqs = substr(seqs, 1, 2040) WHERE index = 0') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_tile SET hashes = NULL WHERE index = 0') AS found;
 SELECT verify_test.kinds('DELETE FROM idempotency.ledger_tile WHERE index = 0') AS found;
@@ -300,26 +300,28 @@ CREATE TABLE verify_test.kept AS
 SELECT size, origin, idempotency.checkpoint_text(size) AS text FROM idempotency.ledger_checkpoint WHERE size > 256;
 SELECT * FROM idempotency.verify(external => ARRAY(SELECT text FROM verify_test.kept ORDER BY size));
 SELECT * FROM idempotency.verify(external => ARRAY(SELECT text || E'\n— signature\n' FROM verify_test.kept ORDER BY size), deep => false);
-SELECT severity, what, detail FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'/x\n600\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT size FROM verify_test.latest);
-SELECT severity, what, place FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'\n600\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT size FROM verify_test.latest);
-SELECT severity, what, place, detail FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'\n700\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT size FROM verify_test.latest);
+SELECT severity, what, detail FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'/x\n600\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT max(size) FROM verify_test.kept);
+SELECT severity, what, place FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'\n600\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT max(size) FROM verify_test.kept);
+SELECT severity, what, place, regexp_replace(detail, '\d+', 'N', 'g') AS detail FROM verify_test.kept, idempotency.verify(external => ARRAY[origin || E'\n1000\n' || split_part(text, E'\n', 3)]) WHERE size = (SELECT max(size) FROM verify_test.kept);
 -- the size is right, and the root that of another
 BEGIN;
 SET LOCAL session_replication_role = replica;
 UPDATE idempotency.ledger_entry SET application = 'nobody' WHERE seq = 606;
 TRUNCATE idempotency.ledger_tile, idempotency.ledger_checkpoint;
+SELECT nextval('idempotency.ledger_seq') > 0 AS drawn;
 SELECT result FROM idempotency.maintain() WHERE duty = 'seal';
 SELECT * FROM idempotency.verify();
 SELECT DISTINCT what, detail LIKE 'Of the first % entries some were changed%' AS said FROM idempotency.verify(external => ARRAY(SELECT text FROM verify_test.kept WHERE size > 606), deep => false);
 -- the tail is cut
 DELETE FROM idempotency.ledger_entry WHERE seq > 610;
 TRUNCATE idempotency.ledger_tile, idempotency.ledger_checkpoint;
+SELECT nextval('idempotency.ledger_seq') > 0 AS drawn;
 SELECT result FROM idempotency.maintain() WHERE duty = 'seal';
 SELECT DISTINCT what FROM idempotency.verify(external => ARRAY(SELECT text FROM verify_test.kept WHERE size > 615), deep => false);
 SELECT DISTINCT what FROM idempotency.verify();
 ROLLBACK;
 -- the note of a witness is one more thing to think of
-SELECT idempotency.witnessed(text || E'\n— signature\n') = size AS witnessed FROM verify_test.kept WHERE size = (SELECT size FROM verify_test.latest);
+SELECT idempotency.witnessed(text || E'\n— signature\n') = size AS witnessed FROM verify_test.kept WHERE size = (SELECT max(size) FROM verify_test.kept);
 SELECT * FROM idempotency.verify();
 SELECT verify_test.kinds('UPDATE idempotency.ledger_witness SET note = replace(note, size::text, ''600''), size = 600') AS found;
 SELECT verify_test.kinds('UPDATE idempotency.ledger_witness SET note = ''another''') AS found;

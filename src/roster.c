@@ -350,7 +350,8 @@ roster_is_starting(void)
 	LWLockAcquire(roster_area->lock, LW_SHARED);
 	for (int i = 0; i < roster_area->size && !is_starting; i++)
 		is_starting = OidIsValid(roster_area->entries[i].database) &&
-			roster_area->entries[i].state == ROSTER_STARTING;
+			roster_area->entries[i].state == ROSTER_STARTING &&
+			roster_area->entries[i].pid == 0;
 	LWLockRelease(roster_area->lock);
 	return is_starting;
 }
@@ -430,6 +431,7 @@ bool
 roster_attach_worker(Oid database)
 {
 	RosterEntry *entry;
+	Latch	   *launcher;
 
 	LWLockAcquire(roster_area->lock, LW_EXCLUSIVE);
 	entry = roster_find(database);
@@ -439,9 +441,13 @@ roster_attach_worker(Oid database)
 		entry->started_at = GetCurrentTimestamp();
 		roster_mine = entry;
 	}
+	launcher = roster_area->launcher;
 	LWLockRelease(roster_area->lock);
 	if (roster_mine == NULL)
 		return false;
+	/* it tries no other database while one is starting */
+	if (launcher)
+		SetLatch(launcher);
 	on_shmem_exit(roster_detach_worker, (Datum) 0);
 	return true;
 }

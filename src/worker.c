@@ -83,7 +83,8 @@ worker_pin_settings(void)
 					PGC_S_OVERRIDE);
 	SetConfigOption("zero_damaged_pages", "false", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	/* shorter than deadlock_timeout: the one to give way is this process */
+	SetConfigOption("lock_timeout", "300ms", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET,
 					PGC_S_OVERRIDE);
 	compat_no_transaction_timeout();
@@ -194,14 +195,17 @@ worker_error_context(void *arg)
 
 /*
  * Take note of the error that is being handled, and forget it.  It is logged
- * unless the same one was logged before and hasn't gone away since.
+ * unless the same one was logged before and hasn't gone away since; that a lock
+ * couldn't be had, only if it can't be had the next time either.
  */
 static void
 worker_failed(WorkerTrouble *trouble)
 {
 	int			sqlstate = geterrcode();
 
-	if (sqlstate != trouble->sqlstate)
+	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ?
+		trouble->sqlstate == sqlstate && trouble->delay == WORKER_DELAY_MIN :
+		sqlstate != trouble->sqlstate)
 		EmitErrorReport();
 	FlushErrorState();
 	trouble->sqlstate = worker_sqlstate = sqlstate;
