@@ -35,6 +35,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
@@ -174,7 +175,10 @@ worker_do(const Duty *duty, int step)
 	FAULT_POINT("worker.step");
 	if (duty != NULL)
 	{
-		duty_run(duty, step, NULL);
+		/* if that can't be had, the extension is being dropped or altered */
+		if (ConditionalLockRelationOid(catalog_relation(CATALOG_INCARNATION),
+									   AccessShareLock))
+			duty_run(duty, step, NULL);
 		return true;
 	}
 	if (!worker_is_wanted())

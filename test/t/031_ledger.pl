@@ -831,7 +831,7 @@ sub fail_worker
 #----------------------------------------------------------------------
 sub lose_commits
 {
-	my ($lost, @seen, @leaves, @acknowledged) = (0);
+	my ($lost, @seen, @leaves) = (0);
 
 	$node = new_node('async', conf => q{
 		shared_preload_libraries = 'idempotency'
@@ -843,6 +843,7 @@ sub lose_commits
 		idempotency.naptime = '1h'
 	});
 	sql('CREATE EXTENSION idempotency');
+	sql('CHECKPOINT');
 	foreach my $round (1 .. $kills)
 	{
 		my $clients = start_clients($node, 4, work => sub {
@@ -876,6 +877,20 @@ sub lose_commits
 		$lost += grep { $_->[0] eq 'key' && !$there{ $_->[1] } } @lines;
 		ledger_is_right($node, '... which cover nothing that was lost', seen => \@seen, leaves => \@leaves);
 	}
+	# a checkpoint is told, and at once there is a crash
+	my $session = session($node);
+
+	sleep(0.3);
+	$session->query_safe(q{SELECT idempotency.once('s', 'told')});
+	is($session->query_safe(q{SELECT amount FROM idempotency.maintain() WHERE duty = 'seal'}), '1', 'committed asynchronously, alone: sealed');
+	my $told = $session->query_safe('SELECT idempotency.checkpoint_text()');
+	$session->query_safe(q{SELECT idempotency.once('s', 'too late')});
+	$node->kill9;
+	eval { $session->quit };
+	try_start($node);
+	$lost += sql(q{SELECT 1 - count(*) FROM idempotency.ledger_entry WHERE key = 'too late'});
+	is(sql(q{SELECT sealed FROM idempotency.explain('s', 'told')}), 't', '... and durable');
+	ledger_is_right($node, '... with its checkpoint', seen => [ @seen, "$told\n" ], leaves => \@leaves);
 	cmp_ok($lost, '>', 0, "control: $lost acknowledged entries were lost");
 	$node->stop;
 	return;
