@@ -245,6 +245,8 @@ foreach my $case (
 	my ($name, $bytes) = @$case;
 	my $db = lc "odd_$name";
 
+	# some majors no longer have it
+	next if sql("SELECT pg_char_to_encoding('$name')") eq '-1';
 	create_database($db, "ENCODING '$name' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
 	my $state = sqlstate($node, "SELECT idempotency.finish('x', k, k) FROM
 			convert_from('$bytes'::bytea, '$name') AS k, LATERAL idempotency.claim('x', k)", db => $db);

@@ -539,6 +539,7 @@ is($node->safe_psql('postgres', "SELECT * FROM idempotency.verify(external => AR
 #----------------------------------------------------------------------
 
 my $old = session($node);
+$old->set_query_timer_restart;
 $old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM idempotency.ledger_entry;');
 my @scripts = ('SELECT t.work();',
 	q{\set r random(1, 1000000000)
