@@ -40,6 +40,13 @@
 	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
 	PG_FUNCTION_INFO_V1(name)
 
+/* Before a declaration: the function doesn't return. */
+#if PG_VERSION_NUM >= 180000
+#define COMPAT_NORETURN pg_noreturn
+#else
+#define COMPAT_NORETURN pg_attribute_noreturn()
+#endif
+
 /*
  * Replace the tuple at otid, which nobody else can be changing.  Returns
  * whether the new version needs an index entry of its own (it isn't HOT).

@@ -50,8 +50,8 @@ COMPAT_FUNCTION_INFO(idempotency_consistency_proof);
 COMPAT_FUNCTION_INFO(idempotency_leaf_data);
 COMPAT_FUNCTION_INFO(idempotency_witnessed);
 
-static void proof_refuse_size(const char *name,
-							  const TreeReader *reader) pg_attribute_noreturn();
+COMPAT_NORETURN static void proof_refuse_size(const char *name,
+											  const TreeReader *reader);
 
 /* The text of a checkpoint, palloc'd. */
 char *

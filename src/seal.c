@@ -52,7 +52,7 @@
 #define SEAL_ENTRIES_MAX	262144	/* in one transaction */
 #define SEAL_WAIT_MS		50	/* for commits that are under way */
 #define SEAL_POLL_MS		2
-#define SEAL_LOOK_AGAIN		(10 * USECS_PER_SEC)
+#define SEAL_LOOK_AGAIN		USECS_PER_SEC
 
 /* q and X; lives from round to round */
 typedef struct Watermark

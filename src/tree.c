@@ -60,7 +60,7 @@ enum
 	CHECKPOINT_COLUMNS = CHECKPOINT_TAIL
 };
 
-static void tree_damaged(const char *table) pg_attribute_noreturn();
+COMPAT_NORETURN static void tree_damaged(const char *table);
 
 /*
  * The nth bit that an id sets in a filter.  An id is a part of a SHA-256

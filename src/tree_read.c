@@ -34,8 +34,8 @@ typedef struct TreeTail
 	int64		end;			/* leaves from here on are there */
 } TreeTail;
 
-static void tree_missing(TreeReader *reader, int level,
-						 int64 index) pg_attribute_noreturn();
+COMPAT_NORETURN static void tree_missing(TreeReader *reader, int level,
+										 int64 index);
 
 /* Take over the tail of a checkpoint; the walk is from the latest one down. */
 static bool

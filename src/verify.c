@@ -76,6 +76,11 @@ verify_put(Verify *verify, const char *severity, const char *what,
 						 values, isnull);
 }
 
+static void verify_find(Verify *verify, const char *severity,
+						const char *what, const char *place,
+						const char *detail,
+						va_list args) pg_attribute_printf(5, 0);
+
 /* Return a finding, unless this step has very many. */
 static void
 verify_find(Verify *verify, const char *severity, const char *what,
