@@ -576,7 +576,7 @@ while ($looks < $runs)
 }
 $clean .= $old->query_safe("SELECT * FROM idempotency.verify(external => ARRAY['$kept']); COMMIT;");
 $old->quit;
-$bench->{run}->signal('INT');
+$bench->{run}->signal('TERM');
 wait_pgbench($bench);
 unlike($bench->{err}, qr/error|aborted/, 'the clients worked');
 is($clean, '', "$runs times clean, while clients work and entries are sealed");
