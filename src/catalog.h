@@ -65,8 +65,6 @@ extern uint64 catalog_generation(CatalogRelation relation);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
-extern void catalog_require_indexed(Relation heap, CatalogRelation index,
-									const char *column, const char *use);
 extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_plain(Relation heap, Segment segment);
 

@@ -95,7 +95,7 @@ decision_application(void)
 
 /* Add an empty decision at the present depth. */
 static Decision *
-decision_add(EntryDecision what)
+decision_add(EntryDecision what, TimestampTz now)
 {
 	Decision   *decision;
 
@@ -118,7 +118,7 @@ decision_add(EntryDecision what)
 	decision->ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	decision->depth = GetCurrentTransactionNestLevel();
 	decision->claimed_at = DT_NOBEGIN;
-	decision->decided_at = clock_now();
+	decision->decided_at = now;
 	decision->session_role = GetSessionUserId();
 	decision->role = GetUserId();
 	decision->application = decision_application();
@@ -364,10 +364,9 @@ decision_key(const Policy *policy, Identity *identity, EntryDecision what,
 		return 0;
 	if (unlikely(ndecisions >= DECISIONS_KEPT))
 		decision_write_early();
-	decision = decision_add(what);
+	decision = decision_add(what, now);
 	(void) identity_id(identity);
 	decision->identity = identity_copy(identity, decision_context);
-	decision->decided_at = now;
 	decision->claimed_at = row->claimed_at;
 	decision->event_no = row->event_no;
 	decision->fence = row->fence;
@@ -386,7 +385,7 @@ void
 decision_general(EntryDecision what, const char *scope, int scope_len,
 				 const char *detail)
 {
-	Decision   *decision = decision_add(what);
+	Decision   *decision = decision_add(what, clock_now());
 
 	if (scope)
 		decision->scope = MemoryContextStrdup(decision_context,
