@@ -261,8 +261,12 @@ my (undef, $told_size) = read_checkpoint($told[-1]);
 cmp_ok($told_size, '<', $external_size - 1500, "... and not $external_size, while it stands still at $told_size");
 is(sql($second, "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >=
 		(SELECT lsn FROM idempotency.ledger_checkpoint WHERE size = $told_size)"), '1', '... which it has got');
+# What the connection still holds must not arrive either: the receiver never
+# wakes up again, and its server is started anew.
 $second->kill9;
-kill 'CONT', $receiver;
+kill 'KILL', $receiver;
+$third->stop('immediate', fail_ok => 1);
+$third->start;
 change($third, 'idempotency.origin', 'example.com/third');
 change($third, 'idempotency.checkpoint_standbys', 0);
 $third->promote;
