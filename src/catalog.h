@@ -37,6 +37,11 @@ typedef enum CatalogRelation
 	CATALOG_LEDGER_WITNESS,
 	CATALOG_LEDGER_WITNESS_PKEY,
 	CATALOG_LEDGER_PRUNE,
+	CATALOG_INBOX_POLICY,
+	CATALOG_INBOX_STREAM,
+	CATALOG_INBOX_STREAM_PKEY,
+	CATALOG_INBOX_EVENT,
+	CATALOG_INBOX_EVENT_PKEY,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -59,9 +64,12 @@ extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
 extern uint64 catalog_incarnation_generation(void);
 extern uint64 catalog_ledger_generation(void);
+extern uint64 catalog_generation(CatalogRelation relation);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
+extern void catalog_require_indexed(Relation heap, CatalogRelation index,
+									const char *column, const char *use);
 extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_plain(Relation heap, Segment segment);
 
