@@ -92,7 +92,11 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_BREAKER] = "breaker",
 	[ENTRY_INCARNATION] = "incarnation",
 	[ENTRY_PRUNED] = "pruned",
-	[ENTRY_LOST] = "lost"
+	[ENTRY_LOST] = "lost",
+	[ENTRY_SKIPPED] = "skipped",
+	[ENTRY_POSITIONED] = "positioned",
+	[ENTRY_REDELIVERED] = "redelivered",
+	[ENTRY_DEAD] = "dead"
 };
 
 /* a text, to be hashed */

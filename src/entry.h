@@ -42,10 +42,14 @@ typedef enum EntryDecision
 	ENTRY_BREAKER,				/* a breaker changed its state */
 	ENTRY_INCARNATION,			/* a new life of the database began */
 	ENTRY_PRUNED,				/* old entries were removed */
-	ENTRY_LOST					/* notes of the kinds that the worker writes */
+	ENTRY_LOST,					/* notes of the kinds that the worker writes */
+	ENTRY_SKIPPED,				/* events that a consumer missed were given up */
+	ENTRY_POSITIONED,			/* a consumer goes on elsewhere in a stream */
+	ENTRY_REDELIVERED,			/* an event may be processed once more */
+	ENTRY_DEAD					/* an event is given up */
 } EntryDecision;
 
-#define ENTRY_DECISIONS (ENTRY_LOST + 1)
+#define ENTRY_DECISIONS (ENTRY_DEAD + 1)
 
 /* columns of a digest, in an entry */
 typedef enum EntryDigest

@@ -18,6 +18,7 @@
 #include "fault.h"
 #include "guc.h"
 #include "history.h"
+#include "inbox.h"
 #include "launcher.h"
 #include "limit.h"
 #include "maintain.h"
@@ -62,5 +63,8 @@ _PG_init(void)
 	recorder_init();
 	seal_init();
 	export_init();
+	inbox_policy_init();
+	inbox_stream_init();
+	inbox_delivery_init();
 	launcher_init();
 }
