@@ -212,7 +212,7 @@ inbox_check_call(const InboxCall *call, const InboxPolicy *policy)
 /* what became of an event in its stream's row */
 typedef struct Step
 {
-	bool		wrote;			/* it says that the event is processed */
+	bool		wrote;			/* it was changed */
 	bool		was_there;
 	InboxStream before;			/* what it said before, if there is an id to
 								 * be looked at, too */
@@ -253,7 +253,7 @@ step_undo(Step *step, InboxCall *call)
 		inbox_stream_write(&open);
 	else
 		inbox_stream_delete(&open);
-	inbox_stream_close(&open, true);
+	inbox_stream_close(&open);
 }
 
 /*
@@ -270,11 +270,9 @@ inbox_step(InboxCall *call, const InboxPolicy *policy, Step *step,
 
 	if (!inbox_stream_open(&open, &call->name))
 	{
-		inbox_stream_close(&open, false);
+		inbox_stream_close(&open);
 		return open.busy_xid;
 	}
-	if (!open.found)
-		inbox_stream_clear(open.stream);
 	if (both)
 		step_save(step, &open);
 	if (!inbox_prepare(open.stream, policy, call->has_epoch, call->epoch,
@@ -283,18 +281,11 @@ inbox_step(InboxCall *call, const InboxPolicy *policy, Step *step,
 	else if (inbox_knows_sequence(policy->strategy))
 		inbox_decide(open.stream, policy, call->seq, call->subseq,
 					 clock_now(), answer);
-	else
-	{
-		inbox_answer(answer, INBOX_PROCESS, NULL);
-		open.stream->updated_at = clock_now();
-	}
-	if (answer->outcome == INBOX_PROCESS &&
-		(touched || inbox_knows_sequence(policy->strategy)))
-	{
+	step->wrote = touched || (answer->outcome == INBOX_PROCESS &&
+							  inbox_knows_sequence(policy->strategy));
+	if (step->wrote)
 		inbox_stream_write(&open);
-		step->wrote = true;
-	}
-	inbox_stream_close(&open, touched || step->wrote);
+	inbox_stream_close(&open);
 	return InvalidTransactionId;
 }
 

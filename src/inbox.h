@@ -147,16 +147,19 @@ typedef struct InboxProbe
 	bool		own;			/* written by this transaction */
 } InboxProbe;
 
-/* a stream's row, from inbox_stream_open() to inbox_stream_close() */
+typedef struct KeptStream KeptStream;
+
+/* a stream, from inbox_stream_open() to inbox_stream_close() */
 typedef struct InboxOpen
 {
 	Identity   *name;
+	bool		locked;			/* and the table is open */
 	InboxTable	table;
-	bool		locked;
-	TransactionId busy_xid;		/* another transaction has it; nothing else is
-								 * set then */
+	TransactionId busy_xid;		/* another transaction has it; nothing below
+								 * is set then */
+	KeptStream *keep;
 	bool		found;
-	ItemPointerData tid;		/* if it was found */
+	bool		own;			/* the row is this transaction's */
 	InboxStream *stream;
 } InboxOpen;
 
@@ -228,7 +231,8 @@ extern bool inbox_stream_open(InboxOpen *open, Identity *name);
 extern void inbox_stream_open_wait(InboxOpen *open, Identity *name);
 extern void inbox_stream_write(InboxOpen *open);
 extern void inbox_stream_delete(InboxOpen *open);
-extern void inbox_stream_close(InboxOpen *open, bool touched);
+extern void inbox_stream_close(InboxOpen *open);
+extern void inbox_stream_flush(void);
 extern void inbox_stream_clear(InboxStream *stream);
 extern bool inbox_stream_read(Identity *name, Snapshot snapshot,
 							  InboxStream *stream);

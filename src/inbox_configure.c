@@ -398,7 +398,10 @@ idempotency_configure_consumer(PG_FUNCTION_ARGS)
 	consumer_write(rel, &row);
 	table_close(rel, NoLock);
 	if (row.replace[INBOX_POLICY_STRATEGY - 1])
+	{
+		inbox_stream_flush();
 		consumer_refuse_open(&name);
+	}
 
 	inbox_policy_get(&name, &policy);
 	shown = consumer_show(fcinfo, &name, &policy);

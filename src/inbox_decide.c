@@ -4,7 +4,7 @@
  *		What an event is answered, by how far its consumer has come.
  *
  * Everything here is a function of the stream, the policy and the event; who
- * calls it holds the stream, and writes it if the answer is "process".
+ * calls it has the stream open, and writes it if it was changed.
  *
  * A position is a pair (seq, subseq), as several events may share a seq.  By
  * seq alone is known whether something is missing, as nobody knows how many
@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "errors.h"
+#include "fault.h"
 #include "inbox.h"
 
 /* An answer that says only its outcome, and perhaps why. */
@@ -80,9 +81,9 @@ decide_convert(InboxStream *stream, const InboxPolicy *policy)
 }
 
 /*
- * Prepare the stream for an event with this epoch, if it has one; a stream of
- * which nothing was known has been cleared.  Sets *touched if that changes it.
- * Returns false if the epoch is over.  Raises ID400.
+ * Prepare the stream for an event with this epoch, if it has one.  Sets
+ * *touched if that changes it, which is to be written even if the event is
+ * refused: an epoch that has begun fences out those before.  Returns false if the epoch is over.  Raises ID400.
  */
 bool
 inbox_prepare(InboxStream *stream, const InboxPolicy *policy, bool has_epoch,
@@ -104,11 +105,13 @@ inbox_prepare(InboxStream *stream, const InboxPolicy *policy, bool has_epoch,
 		stream->has_epoch = true;
 		stream->epoch = epoch;
 		stream->delivered = delivered;
+		stream->updated_at = clock_now();
 		*touched = true;
 	}
 	if (stream->strategy == 0)
 	{
 		stream->strategy = policy->strategy;
+		stream->updated_at = clock_now();
 		*touched = true;
 	}
 	else if (decide_convert(stream, policy))

@@ -112,11 +112,9 @@ batch_step(InboxCall *call, const InboxPolicy *policy, Batch *batch)
 
 	if (!inbox_stream_open(&open, &call->name))
 	{
-		inbox_stream_close(&open, false);
+		inbox_stream_close(&open);
 		return open.busy_xid;
 	}
-	if (!open.found)
-		inbox_stream_clear(open.stream);
 	now = clock_now();
 	if (!inbox_prepare(open.stream, policy, call->has_epoch, call->epoch,
 					   &touched))
@@ -134,9 +132,9 @@ batch_step(InboxCall *call, const InboxPolicy *policy, Batch *batch)
 			wrote |= batch->answers[i].outcome == INBOX_PROCESS;
 		}
 	}
-	if (wrote)
+	if (touched || wrote)
 		inbox_stream_write(&open);
-	inbox_stream_close(&open, touched || wrote);
+	inbox_stream_close(&open);
 	return InvalidTransactionId;
 }
 

@@ -175,13 +175,15 @@ idempotency_skip_gap(PG_FUNCTION_ARGS)
 				 errmsg("the consumer has no position in the stream")));
 	skipped = operator_skip(open.stream, !PG_ARGISNULL(3),
 							PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3));
-	open.stream->updated_at = clock_now();
 	if (skipped > 0)
+	{
+		open.stream->updated_at = clock_now();
 		inbox_stream_write(&open);
+	}
 	values[0] = Int64GetDatum(skipped);
 	values[1] = Int64GetDatum(open.stream->seq);
 	isnull[1] = open.stream->seq < 0;
-	inbox_stream_close(&open, true);
+	inbox_stream_close(&open);
 	if (skipped > 0)
 		operator_record(ENTRY_SKIPPED, &name,
 						psprintf("\"skipped\": %lld, \"position\": %lld",
@@ -249,8 +251,6 @@ idempotency_set_position(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("a stream whose events are known by their ids has no position")));
 	inbox_stream_open_wait(&open, &name);
-	if (!open.found)
-		inbox_stream_clear(open.stream);
 	isnull[0] = PG_ARGISNULL(2);
 	values[0] = Int64GetDatum(seq);
 	isnull[1] = !open.stream->has_mark || open.stream->seq < 0;
@@ -263,7 +263,7 @@ idempotency_set_position(PG_FUNCTION_ARGS)
 	}
 	else if (open.found)
 		inbox_stream_delete(&open);
-	inbox_stream_close(&open, true);
+	inbox_stream_close(&open);
 	inbox_event_clear(&name, seq);
 	operator_record(ENTRY_POSITIONED, &name,
 					psprintf("\"position\": %s, \"previous\": %s",

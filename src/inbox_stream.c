@@ -9,10 +9,14 @@
  * time accepts; different streams never meet.  The lock of the row's id is held
  * only while a decision is made.
  *
- * The streams that this transaction has written are remembered, with where
- * their rows are, so that the next event of one needs neither a search nor the
- * lock: nobody else can change them now.  What a subtransaction has written is
- * forgotten when it rolls back; then the row is looked up again.
+ * From then on the row is this transaction's, and the stream is kept in its
+ * memory: further events change that, without a lock, and the row is written
+ * once more before the commit (or the prepare).  So a transaction that accepts
+ * many events leaves two versions of the row, not one for each.
+ *
+ * Rolling back to a savepoint: before a subtransaction changes a stream that
+ * was kept before it, what it was is saved; a rollback brings that back.  What
+ * was first kept in the subtransaction is looked up again.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +26,7 @@
 #include "access/xact.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -52,21 +57,39 @@ enum
 	STREAM_COLUMNS = STREAM_AHEAD
 };
 
-/* so many streams are remembered */
-#define STREAMS_KEPT	16
+/* up to this many kept streams are found by walking the list */
+#define KEPT_LIST_MAX	8
 
-typedef struct KeptStream
+/* what a kept stream was before a subtransaction of this depth changed it */
+typedef struct SavedStream
 {
-	bool		valid;			/* the rest is what the row says */
-	int			depth;			/* of the subtransaction that wrote it */
-	pg_uuid_t	id;
+	struct SavedStream *next;	/* of an outer one */
+	int			depth;
+	struct KeptStream *was;
+} SavedStream;
+
+/* all of this is in TopTransactionContext */
+struct KeptStream
+{
+	struct KeptStream *next;	/* in the list of all */
+	Identity   *name;
+	bool		valid;			/* the row is ours, and the rest counts */
+	bool		dirty;			/* the row doesn't say it yet */
+	int			depth;			/* of the subtransaction that changed it last */
 	ItemPointerData tid;
 	InboxStream stream;
-} KeptStream;
+	SavedStream *saved;			/* the innermost one */
+};
 
-static KeptStream kept[STREAMS_KEPT];
-static int	nkept = 0;			/* in use, valid or not */
-static int	next_kept = 0;		/* to be replaced next */
+typedef struct KeptIndexEntry
+{
+	pg_uuid_t	id;				/* hash key */
+	KeptStream *keep;
+} KeptIndexEntry;
+
+static KeptStream *kept = NULL;
+static int	nkept = 0;
+static HTAB *kept_index = NULL; /* once there are more than KEPT_LIST_MAX */
 
 /* The consumer's name, out of the identity of a stream. */
 static text *
@@ -202,84 +225,188 @@ inbox_stream_clear(InboxStream *stream)
 	stream->ahead.n = 0;
 }
 
-/* The remembered stream with this id, valid or not, or NULL. */
-static KeptStream *
-stream_kept(const pg_uuid_t *id)
+/* Have the index know the stream, and, when it is made, the ones before. */
+static void
+kept_index_add(KeptStream *keep)
 {
-	for (int i = 0; i < nkept; i++)
+	KeptStream *last = keep->next;
+
+	if (nkept <= KEPT_LIST_MAX)
+		return;
+	if (kept_index == NULL)
 	{
-		if (memcmp(&kept[i].id, id, UUID_LEN) == 0)
-			return &kept[i];
+		HASHCTL		ctl;
+
+		ctl.keysize = sizeof(pg_uuid_t);
+		ctl.entrysize = sizeof(KeptIndexEntry);
+		ctl.hcxt = TopTransactionContext;
+		kept_index = hash_create("idempotency streams", 256, &ctl,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		last = NULL;
 	}
-	return NULL;
+	for (; keep != last; keep = keep->next)
+	{
+		KeptIndexEntry *entry = hash_search(kept_index,
+											identity_id(keep->name),
+											HASH_ENTER, NULL);
+
+		entry->keep = keep;
+	}
 }
 
-/* A place to remember the stream with this id; not valid yet. */
+/* The kept stream of this name, valid or not, or NULL. */
 static KeptStream *
-stream_keep(const pg_uuid_t *id)
+kept_find(Identity *name)
 {
-	KeptStream *keep = stream_kept(id);
+	KeptIndexEntry *entry;
 
-	if (keep == NULL && nkept < STREAMS_KEPT)
+	if (kept == NULL || memcmp(identity_id(kept->name), identity_id(name),
+							   UUID_LEN) == 0)
+		return kept;
+	if (kept_index == NULL)
 	{
-		keep = &kept[nkept++];
-		memset(keep, 0, sizeof(*keep));
+		KeptStream *keep = kept->next;
+
+		while (keep && memcmp(identity_id(keep->name), identity_id(name),
+							  UUID_LEN) != 0)
+			keep = keep->next;
+		return keep;
 	}
-	else if (keep == NULL)
-		keep = &kept[next_kept++ % STREAMS_KEPT];
-	keep->valid = false;
-	keep->id = *id;
-	inbox_stream_clear(&keep->stream);
+	entry = hash_search(kept_index, identity_id(name), HASH_FIND, NULL);
+	return entry ? entry->keep : NULL;
+}
+
+/* The kept stream of this name, a new one (not valid) if there is none. */
+static KeptStream *
+kept_enter(Identity *name)
+{
+	KeptStream *keep = kept_find(name);
+
+	if (keep)
+		return keep;
+	(void) identity_id(name);
+	keep = MemoryContextAllocZero(TopTransactionContext, sizeof(KeptStream));
+	keep->name = identity_copy(name, TopTransactionContext);
+	keep->next = kept;
+	kept = keep;
+	nkept++;
+	kept_index_add(keep);
 	return keep;
+}
+
+/* A copy of a set, in the given memory. */
+static InboxRanges
+stream_copy_ranges(const InboxRanges *set, MemoryContext where)
+{
+	InboxRanges copy = {NULL, set->n, set->n};
+
+	if (set->n == 0)
+		return copy;
+	copy.ranges = MemoryContextAlloc(where, set->n * sizeof(InboxRange));
+	memcpy(copy.ranges, set->ranges, set->n * sizeof(InboxRange));
+	return copy;
+}
+
+/* Save what the kept stream is, unless this subtransaction has changed it. */
+static void
+kept_save(KeptStream *keep)
+{
+	int			depth = GetCurrentTransactionNestLevel();
+	SavedStream *saved;
+
+	if (likely(keep->depth >= depth))
+		return;
+	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedStream));
+	saved->was = MemoryContextAlloc(TopTransactionContext,
+									sizeof(KeptStream));
+	*saved->was = *keep;
+	saved->was->stream.ahead = stream_copy_ranges(&keep->stream.ahead,
+												  TopTransactionContext);
+	saved->depth = depth;
+	saved->next = keep->saved;
+	keep->saved = saved;
+	keep->depth = depth;
+}
+
+/* Forget what was saved last. */
+static void
+kept_drop_saved(KeptStream *keep)
+{
+	SavedStream *saved = keep->saved;
+
+	keep->saved = saved->next;
+	if (saved->was->stream.ahead.ranges)
+		pfree(saved->was->stream.ahead.ranges);
+	pfree(saved->was);
+	pfree(saved);
+}
+
+/* Bring back what was saved last. */
+static void
+kept_restore(KeptStream *keep)
+{
+	KeptStream *was = keep->saved->was;
+	InboxRanges unused = keep->stream.ahead;
+
+	keep->valid = was->valid;
+	keep->dirty = was->dirty;
+	keep->depth = was->depth;
+	keep->tid = was->tid;
+	keep->stream = was->stream;
+	was->stream.ahead = unused;
+	kept_drop_saved(keep);
 }
 
 /* Look for the row, under the lock of its id. */
 static void
 stream_probe(InboxOpen *open)
 {
-	const pg_uuid_t *id = identity_id(open->name);
-	KeptStream *keep = stream_keep(id);
 	InboxProbe	probe;
 
-	identity_lock(open->name);
+	inbox_table_open(&open->table, CATALOG_INBOX_STREAM_PKEY,
+					 RowExclusiveLock);
 	open->locked = true;
-	inbox_table_probe(&open->table, id, NULL, &probe);
+	identity_lock(open->name);
+	inbox_table_probe(&open->table, identity_id(open->name), NULL, &probe);
 	if (probe.result == PROBE_BUSY)
 	{
 		open->busy_xid = probe.busy_xid;
 		return;
 	}
-	open->stream = &keep->stream;
+	open->keep = kept_enter(open->name);
+	open->keep->dirty = false;
+	open->stream = &open->keep->stream;
 	open->found = probe.result == PROBE_ROW;
+	open->own = probe.own;
+	inbox_stream_clear(open->stream);
 	if (!open->found)
 		return;
 	inbox_stream_deform(RelationGetDescr(open->table.heap), probe.tuple,
 						open->stream, open->name);
-	open->tid = probe.tuple->t_self;
+	open->keep->tid = probe.tuple->t_self;
 	heap_freetuple(probe.tuple);
 }
 
 /*
- * Open the stream, to decide by it and to write it.  Returns false if another
- * transaction has it; it has to be closed all the same.  Raises 40001.
+ * Open the stream, to decide by it and to change it; one that isn't found is
+ * empty.  Returns false if another transaction has it; it has to be closed all
+ * the same.  Raises 40001.
  */
 bool
 inbox_stream_open(InboxOpen *open, Identity *name)
 {
-	KeptStream *keep = stream_kept(identity_id(name));
+	KeptStream *keep = kept_find(name);
 
 	memset(open, 0, sizeof(*open));
 	open->name = name;
-	inbox_table_open(&open->table, CATALOG_INBOX_STREAM_PKEY,
-					 RowExclusiveLock);
 	if (keep == NULL || !keep->valid)
 	{
 		stream_probe(open);
 		return open->stream != NULL;
 	}
-	keep->valid = false;		/* until it is closed, untouched or written */
-	open->found = true;
-	open->tid = keep->tid;
+	kept_save(keep);
+	open->keep = keep;
+	open->found = open->own = true;
 	open->stream = &keep->stream;
 	return true;
 }
@@ -293,31 +420,40 @@ inbox_stream_open_wait(InboxOpen *open, Identity *name)
 {
 	while (!inbox_stream_open(open, name))
 	{
-		inbox_stream_close(open, false);
+		inbox_stream_close(open);
 		XactLockTableWait(open->busy_xid, NULL, NULL, XLTW_None);
 	}
 }
 
-/* Write the stream's row. */
+/*
+ * The stream that is opened was changed: make its row this transaction's, if it
+ * isn't, and have it say so, at the latest before the commit.
+ */
 void
 inbox_stream_write(InboxOpen *open)
 {
-	HeapTuple	tuple = stream_form(RelationGetDescr(open->table.heap),
-									open->name, open->stream);
-	KeptStream *keep = stream_kept(identity_id(open->name));
+	KeptStream *keep = open->keep;
 
 	FAULT_POINT("inbox.before_write");
-	if (open->found)
-		open->tid = inbox_table_update(&open->table, &open->tid, tuple,
-									   open->name, open->locked);
+	if (!open->found || !open->own)
+	{
+		HeapTuple	tuple = stream_form(RelationGetDescr(open->table.heap),
+										open->name, open->stream);
+
+		if (open->found)
+			keep->tid = inbox_table_update(&open->table, &keep->tid, tuple,
+										   open->name, true);
+		else
+			keep->tid = inbox_table_insert(&open->table, tuple,
+										   identity_id(open->name));
+		heap_freetuple(tuple);
+	}
 	else
-		open->tid = inbox_table_insert(&open->table, tuple,
-									   identity_id(open->name));
-	open->found = true;
-	heap_freetuple(tuple);
+		keep->dirty = true;
+	if (!keep->valid)
+		keep->depth = GetCurrentTransactionNestLevel();
 	keep->valid = true;
-	keep->tid = open->tid;
-	keep->depth = GetCurrentTransactionNestLevel();
+	open->found = open->own = true;
 	FAULT_POINT("inbox.after_write");
 }
 
@@ -325,34 +461,82 @@ inbox_stream_write(InboxOpen *open)
 void
 inbox_stream_delete(InboxOpen *open)
 {
-	inbox_table_delete(&open->table, &open->tid);
+	if (!open->locked)
+	{
+		inbox_table_open(&open->table, CATALOG_INBOX_STREAM_PKEY,
+						 RowExclusiveLock);
+		open->locked = true;
+		identity_lock(open->name);
+	}
+	inbox_table_delete(&open->table, &open->keep->tid);
+	open->keep->valid = open->keep->dirty = false;
 	open->found = false;
 }
 
-/*
- * Close the stream.  If it was touched it must have been written, or what was
- * changed in memory is dropped.
- */
+/* Close the stream; what was changed must have been written. */
 void
-inbox_stream_close(InboxOpen *open, bool touched)
+inbox_stream_close(InboxOpen *open)
 {
-	if (!open->locked && !touched)
-		stream_kept(identity_id(open->name))->valid = true;
-	if (open->locked)
-		identity_unlock(identity_id(open->name));
+	if (!open->locked)
+		return;
+	identity_unlock(identity_id(open->name));
 	inbox_table_close(&open->table);
 }
 
+/* Have the rows say what is kept of their streams. */
+void
+inbox_stream_flush(void)
+{
+	InboxTable	table = {0};
+	bool		snapshot = false;
+
+	for (KeptStream *keep = kept; keep; keep = keep->next)
+	{
+		HeapTuple	tuple;
+
+		if (!keep->valid || !keep->dirty)
+			continue;
+		if (table.heap == NULL)
+		{
+			/* what is toasted needs one */
+			snapshot = !ActiveSnapshotSet();
+			if (snapshot)
+				PushActiveSnapshot(GetTransactionSnapshot());
+			inbox_table_open(&table, CATALOG_INBOX_STREAM_PKEY,
+							 RowExclusiveLock);
+		}
+		kept_save(keep);
+		tuple = stream_form(RelationGetDescr(table.heap), keep->name,
+							&keep->stream);
+		keep->tid = inbox_table_update(&table, &keep->tid, tuple, keep->name,
+									   false);
+		keep->dirty = false;
+		heap_freetuple(tuple);
+	}
+	if (table.heap)
+		inbox_table_close(&table);
+	if (snapshot)
+		PopActiveSnapshot();
+}
+
 /*
- * Read the stream with a snapshot, which the caller has registered.  Returns
- * false if nothing is known of it.
+ * Read the stream with a snapshot, which the caller has registered, or as this
+ * transaction has it.  Returns false if nothing is known of it.
  */
 bool
 inbox_stream_read(Identity *name, Snapshot snapshot, InboxStream *stream)
 {
+	KeptStream *keep = kept_find(name);
 	InboxTable	table;
 	InboxProbe	probe;
 
+	if (keep && keep->valid)
+	{
+		*stream = keep->stream;
+		stream->ahead = stream_copy_ranges(&keep->stream.ahead,
+										   CurrentMemoryContext);
+		return true;
+	}
 	memset(stream, 0, sizeof(*stream));
 	inbox_table_open(&table, CATALOG_INBOX_STREAM_PKEY, AccessShareLock);
 	inbox_table_probe(&table, identity_id(name), snapshot, &probe);
@@ -363,16 +547,49 @@ inbox_stream_read(Identity *name, Snapshot snapshot, InboxStream *stream)
 	return probe.result == PROBE_ROW;
 }
 
-/* The transaction has ended: forget everything; the memory goes with it. */
+/* The transaction is about to end, or has; the memory goes with it. */
 static void
 stream_xact_callback(XactEvent event, void *arg)
 {
-	if (nkept == 0 ||
-		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		 event != XACT_EVENT_PREPARE))
+	if (kept == NULL)
 		return;
-	memset(kept, 0, nkept * sizeof(KeptStream));
-	nkept = next_kept = 0;
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+	{
+		/* whoever has dropped the extension meanwhile wants none of it */
+		if (catalog_is_there())
+			inbox_stream_flush();
+	}
+	else if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+			 event == XACT_EVENT_PREPARE)
+	{
+		kept = NULL;
+		kept_index = NULL;
+		nkept = 0;
+	}
+}
+
+/* A subtransaction of this depth has rolled back. */
+static void
+kept_abort(KeptStream *keep, int depth)
+{
+	while (keep->saved && keep->saved->depth >= depth)
+		kept_restore(keep);
+	if (keep->depth >= depth)
+		keep->valid = keep->dirty = false;
+}
+
+/* A subtransaction of this depth has become a part of its parent. */
+static void
+kept_commit(KeptStream *keep, int depth)
+{
+	SavedStream *saved = keep->saved;
+
+	keep->depth = Min(keep->depth, depth - 1);
+	if (saved == NULL || saved->depth < depth)
+		return;
+	saved->depth = depth - 1;
+	if (depth - 1 == 1 || (saved->next && saved->next->depth == depth - 1))
+		kept_drop_saved(keep);
 }
 
 /* A subtransaction has ended. */
@@ -384,14 +601,14 @@ stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
-	for (int i = 0; i < nkept; i++)
+	for (KeptStream *keep = kept; keep; keep = keep->next)
 	{
-		if (kept[i].depth < depth)
+		if (keep->depth < depth)
 			continue;
 		if (event == SUBXACT_EVENT_ABORT_SUB)
-			kept[i].valid = false;
+			kept_abort(keep, depth);
 		else
-			kept[i].depth = depth - 1;
+			kept_commit(keep, depth);
 	}
 }
 
