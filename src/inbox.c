@@ -238,7 +238,7 @@ step_save(Step *step, const InboxOpen *open)
 
 /* Take back what was written of an event that isn't processed after all. */
 static void
-step_undo(Step *step, InboxCall *call)
+step_undo(Step *step, InboxCall *call, InboxAnswer *answer)
 {
 	InboxOpen	open;
 	InboxRanges unused;
@@ -253,6 +253,7 @@ step_undo(Step *step, InboxCall *call)
 		inbox_stream_write(&open);
 	else
 		inbox_stream_delete(&open);
+	inbox_place(open.stream, answer);
 	inbox_stream_close(&open);
 }
 
@@ -463,7 +464,7 @@ inbox_finish(InboxCall *call, const InboxPolicy *policy, Step *step,
 		if (both && answer->outcome == INBOX_DUPLICATE)
 			answer->reason = "id";
 		else if (both && answer->outcome != INBOX_PROCESS)
-			step_undo(step, call);
+			step_undo(step, call, answer);
 	}
 	else
 		inbox_count(call, answer);

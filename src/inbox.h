@@ -249,6 +249,7 @@ extern bool inbox_prepare(InboxStream *stream, const InboxPolicy *policy,
 extern void inbox_decide(InboxStream *stream, const InboxPolicy *policy,
 						 int64 seq, int64 subseq, TimestampTz now,
 						 InboxAnswer *answer);
+extern void inbox_place(const InboxStream *stream, InboxAnswer *answer);
 extern bool inbox_was_accepted(const InboxStream *stream, int64 seq,
 							   int64 subseq);
 extern void inbox_advance(InboxStream *stream);

@@ -148,6 +148,7 @@ after_is_done(const InboxCall *call, const InboxPolicy *policy, text *entry,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("\"after\" names an event by its id, but the stream's events are known by their sequence"),
 				 errhint("Name a position, \"@stream:seq\", or configure a strategy with ids.")));
+	inbox_check_id(entry);
 	other.event_id = entry;
 	inbox_event_make(&other, INBOX_ID);
 	return inbox_id_is_known(&other, snapshot) &&

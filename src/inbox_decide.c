@@ -282,6 +282,17 @@ decide_high_water(InboxStream *stream, int64 seq, int64 subseq,
 		inbox_answer(answer, INBOX_DUPLICATE, NULL);
 }
 
+/* Have an answer say where the stream is. */
+void
+inbox_place(const InboxStream *stream, InboxAnswer *answer)
+{
+	bool		has = stream->has_mark;
+
+	answer->position = has ? stream->seq : -1;
+	answer->expected_seq = has && stream->strategy != INBOX_HIGH_WATER &&
+		stream->seq < PG_INT64_MAX ? stream->seq + 1 : -1;
+}
+
 /*
  * Decide an event of a stream that was prepared; if the answer is "process",
  * the stream says afterwards that it was.
@@ -311,13 +322,7 @@ inbox_decide(InboxStream *stream, const InboxPolicy *policy, int64 seq,
 		stream->updated_at = now;
 		answer->first_seen = now;
 	}
-	if (stream->has_mark)
-	{
-		answer->position = stream->seq;
-		if (stream->strategy != INBOX_HIGH_WATER &&
-			stream->seq < PG_INT64_MAX)
-			answer->expected_seq = stream->seq + 1;
-	}
+	inbox_place(stream, answer);
 }
 
 /* Was the event accepted, or given up? */

@@ -245,7 +245,7 @@ sub prepare
 sub step_ids
 {
 	my ($s, $c) = @_;
-	my $id = 'e' . int(rand(100));
+	my $id = 'e' . int(rand(50));
 	my $expected;
 	my ($state) = view($s, "$c $id");
 
@@ -348,7 +348,7 @@ sub step_operator
 	if ($what < 0.5)
 	{
 		my ($seq, $sub) = near($c, $state // $committed{$c});
-		my $id = 'e' . ($c eq 'both' ? $seq : int(rand(100)));
+		my $id = 'e' . ($c eq 'both' ? $seq : int(rand(50)));
 		my $name = $strategy =~ /id/ ? $id : (defined $state->{epoch} ? "$state->{epoch}:" : '') . "$seq/$sub";
 		my ($again) = view($s, "again $c");
 		my $known = $c eq 'ids' ? (view($s, "$c $id"))[0]{done}
