@@ -19,20 +19,23 @@ EXTVERSION = 0.1.0
 MODULE_big = idempotency
 PGFILEDESC = "idempotency - operations that take effect once"
 
-SUBJECTS = claim_record counter decision entry explain export incarnation ledger proof prune recorder seal standby trace tree tree_read abandoned answer batch benchmark breaker canonical catalog claim claim_admit \
-	claim_decide configure configure_show digest duty es6number failure fault fence guc \
-	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle merkle_test module \
-	note operator policy ring roster run settle shmem stats store store_open tally trigger \
-	txn worker \
-	catalog_check inbox inbox_after inbox_configure inbox_decide inbox_delivery inbox_event inbox_many inbox_operator inbox_policy \
-	inbox_ranges inbox_read inbox_stream inbox_table
+SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonical_path catalog \
+	catalog_check claim claim_admit claim_decide claim_record claim_settled configure configure_show \
+	counter decision derive digest duty entry es6number explain export failure fault fence guc health \
+	history identity inbox inbox_after inbox_configure inbox_decide inbox_delivery inbox_event \
+	inbox_many inbox_operator inbox_policy inbox_ranges inbox_read inbox_row inbox_stream inbox_table \
+	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
+	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
+	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
+	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
+	verify_keys verify_rows verify_tables verify_tree worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
-SQL_PARTS = header policy store fence ledger canonical merkle claim settle lease operator batch run \
+SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
+	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	inbox \
-	health
+	inbox health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -42,12 +45,13 @@ DOCS = README.md
 #------------------------------------------------------------------------
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
-REGRESS = install identity canonical merkle lease takeover operator claim settle policy \
-	batch run trigger lookup maintain stats ledger inbox security
+REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
+	settle policy batch run trigger lookup maintain stats ledger verify \
+	inbox security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal inbox
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox
 
 #------------------------------------------------------------------------
 # compiling

@@ -16,7 +16,7 @@ DELETE FROM idempotency.segment_state;
 -- Nothing to do, nothing said
 --
 SELECT count(*) >= 0 AS cleaned FROM idempotency.maintain();
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 
 --
 -- key_permanent: what a finish gave a shorter life is deleted once it is over
@@ -60,26 +60,26 @@ ROLLBACK;
 --
 BEGIN;
 SELECT outcome FROM idempotency.claim('maintain.transaction', 'key');
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 ROLLBACK;
 \set VERBOSITY sqlstate
 BEGIN;
 SELECT outcome FROM idempotency.claim('maintain.transaction', 'key');
 SELECT idempotency.finish('maintain.transaction', 'key') > now() AS finished;
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 ROLLBACK;
 BEGIN;
 SELECT idempotency.once('maintain.transaction', 'key');
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 ROLLBACK;
 BEGIN READ ONLY;
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 ROLLBACK;
 \set VERBOSITY default
 BEGIN;
 SELECT outcome FROM idempotency.claim('maintain.transaction', 'key');
 SELECT idempotency.release('maintain.transaction', 'key');
-SELECT * FROM idempotency.maintain();
+SELECT * FROM idempotency.maintain() WHERE duty NOT IN ('notes', 'seal');
 COMMIT;
 
 --

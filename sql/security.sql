@@ -17,7 +17,8 @@ SELECT d.classid, d.objid
 FROM pg_depend AS d
 WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
 AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'idempotency');
--- PUBLIC executes nothing but what is pure
+-- PUBLIC executes nothing but what is pure, or would be without the clock and
+-- chance
 SELECT p.proname
 FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid,
      aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
@@ -50,9 +51,10 @@ WHERE relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions),
 -- look for it where nobody else can put one
 SELECT proname, proconfig FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 WHERE prosecdef OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c') OR proconfig IS NOT NULL OR proleakproof;
--- nothing takes or returns an internal value
+-- nothing takes or returns an internal value, but for what the planner calls
 SELECT proname FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
-WHERE 'internal'::regtype = ANY (proargtypes::oid[]) OR prorettype = 'internal'::regtype;
+WHERE ('internal'::regtype = ANY (proargtypes::oid[]) OR prorettype = 'internal'::regtype)
+AND p.oid NOT IN (SELECT prosupport FROM pg_proc);
 
 --
 -- A role without a grant: 42501 from each function and each table
@@ -72,7 +74,7 @@ $$;
 GRANT USAGE ON SCHEMA security_test TO PUBLIC;
 CREATE TABLE security_test.subject AS
 SELECT proname::text AS name, security_test.call(oid) AS command
-FROM pg_proc WHERE pronamespace = 'idempotency'::regnamespace AND prorettype <> 'trigger'::regtype
+FROM pg_proc WHERE pronamespace = 'idempotency'::regnamespace AND prorettype <> 'trigger'::regtype AND proname <> 'derive_key_support'
 UNION ALL
 SELECT c.relname || ' ' || verb, format(command, 'idempotency.' || c.relname)
 FROM pg_class AS c, (VALUES ('select', 'SELECT FROM %s'), ('delete', 'DELETE FROM %s'), ('truncate', 'TRUNCATE %s')) AS v(verb, command)
@@ -117,7 +119,7 @@ SELECT fence FROM idempotency.claim('security.app', 'k7', lease => '30 min') \gs
 SELECT idempotency.finish('security.app', 'k7', 'r', :fence) > now() AS finished;
 -- and has no more than that
 SELECT name, security_test.state(command) FROM security_test.subject
-WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,heartbeat,checkpoint,assert_fence,canonical,fingerprint,verify_consistency,verify_inclusion}')
+WHERE name <> ALL ('{claim,claim_or_raise,claim_many,once,run,finish,fail,release,peek,await,heartbeat,checkpoint,assert_fence,canonical,fingerprint,derive_key,derive_key_immutable,new_key,verify_consistency,verify_inclusion}')
 AND security_test.state(command) <> '42501';
 RESET ROLE;
 -- a right that is taken back is gone in the same session
@@ -277,6 +279,7 @@ EXCEPTION WHEN others THEN
     RETURN sqlstate || CASE WHEN concat(message, detail, hint) ~ 'MARK' THEN concat_ws(' / ', ' LEAKS', message, detail, hint) ELSE '' END;
 END $$;
 SELECT max_response_bytes FROM idempotency.configure('security.leak', max_response_bytes => 100);
+SELECT require_token FROM idempotency.configure('security.token', require_token => true);
 BEGIN;
 SELECT outcome FROM idempotency.claim('security.leak', 'MARK-key', 'MARK-other', principal => 'MARK-principal');
 SELECT idempotency.finish('security.leak', 'MARK-key', 'MARK-response', principal => 'MARK-principal') > now() AS finished;
@@ -323,7 +326,17 @@ FROM (VALUES (1, 'SELECT idempotency.once($1, $2, $3, $4)'),
              (38, 'SELECT idempotency.claim_or_raise($1, ''MARK-leased'', lease => ''1 s'', owner => $2)'),
              (39, 'SELECT idempotency.bump_incarnation(repeat($7, 3))'),
              (40, 'SELECT idempotency.configure($1, on_lease_expiry => $7)'),
-             (41, 'SELECT idempotency.configure($1, audit => $7)')) AS v(n, command)
+             (41, 'SELECT idempotency.configure($1, audit => $7)'),
+             (42, 'SELECT idempotency.derive_key($3, include => ARRAY[$7])'),
+             (43, 'SELECT idempotency.derive_key($3, include => ''{$.x}'', principal => $4)'),
+             (44, 'SELECT idempotency.derive_key($5)'),
+             (45, 'SELECT idempotency.issue_token($1, $7)'),
+             (46, 'SELECT idempotency.issue_token($1, $4, ''2 days'')'),
+             (47, 'SELECT idempotency.claim(''security.token'', $2, $3, principal => $4)'),
+             (48, 'SELECT idempotency.invalidate($1, $7, $3)'),
+             (49, 'SELECT idempotency.invalidate($1, $2, repeat($7, 3))'),
+             (50, 'SELECT idempotency.run($1, $2, ''SELECT 1'', tag => $7)'),
+             (51, 'SELECT idempotency.configure($1, on_invalidated => $7, on_stale_version => $2)')) AS v(n, command)
 ORDER BY n;
 
 DROP OWNED BY regress_idempotency_nobody, regress_idempotency_app, regress_idempotency_operator;

@@ -120,12 +120,12 @@ SELECT idempotency.finish('settle.limit', 'key', U&'123456789\00E9');
 ROLLBACK TO s;
 SELECT idempotency.finish('settle.limit', 'key', '1234567890') > now() AS finished;
 ROLLBACK TO s;
-SELECT idempotency.finish('settle.limit', 'key', tag => repeat('t', 255)) > now() AS finished;
+SELECT idempotency.finish('settle.limit', 'key', tag => repeat('t', 128)) > now() AS finished;
 ROLLBACK TO s;
 SELECT * FROM idempotency.fail('settle.limit', 'key', repeat('e', 65536), retry_after_ms => 0);
 ROLLBACK TO s;
 \set VERBOSITY default
-SELECT idempotency.finish('settle.limit', 'key', tag => repeat('t', 256));
+SELECT idempotency.finish('settle.limit', 'key', tag => repeat('t', 129));
 ROLLBACK TO s;
 SELECT * FROM idempotency.fail('settle.limit', 'key', repeat('e', 65537));
 ROLLBACK TO s;

@@ -35,60 +35,18 @@
 #include "utils/memutils.h"
 
 #include "canonical.h"
+#include "canonical_path.h"
 #include "compat.h"
 #include "errors.h"
 #include "es6number.h"
 #include "jsontree.h"
-
-#define PATH_HINT "Write paths such as $.meta.sent_at or $.items[*].at."
-
-typedef enum PathSegmentKind
-{
-	PATH_END,					/* after the last segment of a path */
-	PATH_NAME,					/* the member of that name */
-	PATH_INDEX,					/* the element at that place */
-	PATH_WILDCARD				/* every member or element */
-} PathSegmentKind;
-
-typedef struct PathSegment
-{
-	PathSegmentKind kind;
-	int			value;			/* PATH_NAME: bytes of name; PATH_INDEX */
-	const char *name;			/* PATH_NAME: in UTF-8, not terminated */
-} PathSegment;
-
-/* All paths one after the other, and behind them their names; one chunk. */
-struct CanonicalPaths
-{
-	int			nsegments;
-	PathSegment segments[FLEXIBLE_ARRAY_MEMBER];
-};
-
-/* What is left to read of a path, and where its next name goes. */
-typedef struct PathReader
-{
-	const char *at;
-	const char *end;
-	char	   *names;
-} PathReader;
-
-/*
- * The paths that still match at some place of a request, each as the place of
- * the segment that the next child has to match.  All open levels share one
- * array, one level behind the other: as their segments all differ, it needs
- * no more room than there are segments.
- */
-typedef struct PathState
-{
-	int		   *segments;
-	int			count;
-} PathState;
 
 typedef struct JsonWriter
 {
 	StringInfoData out;			/* UTF-8 */
 	bool		exact;			/* numbers keep all their digits */
 	const CanonicalPaths *exclude;	/* or NULL */
+	int64		leaves;			/* values written that hold no others */
 } JsonWriter;
 
 static void write_value(JsonWriter *writer, const JsonNode *node,
@@ -96,220 +54,6 @@ static void write_value(JsonWriter *writer, const JsonNode *node,
 
 COMPAT_FUNCTION_INFO(idempotency_canonical);
 COMPAT_FUNCTION_INFO(idempotency_fingerprint);
-
-/* ------------------------------------------------------------------------
- * Exclude paths: $ followed by .name .* ['name'] ["name"] [n] [*]
- * ------------------------------------------------------------------------
- */
-
-/* Consume one expected byte; returns whether it was there. */
-static bool
-path_take(PathReader *reader, char expected)
-{
-	if (reader->at >= reader->end || *reader->at != expected)
-		return false;
-	reader->at++;
-	return true;
-}
-
-/* May a name without quotes contain this byte?  (RFC 9535, 2.5.1.1) */
-static bool
-is_name_byte(char c, bool first)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-		IS_HIGHBIT_SET(c) || (!first && c >= '0' && c <= '9');
-}
-
-/* Read a name without quotes; returns false if there is none. */
-static bool
-path_read_name(PathReader *reader, PathSegment *segment)
-{
-	segment->kind = PATH_NAME;
-	segment->name = reader->names;
-	while (reader->at < reader->end &&
-		   is_name_byte(*reader->at, reader->names == segment->name))
-		*reader->names++ = *reader->at++;
-	segment->value = reader->names - segment->name;
-	return segment->value > 0;
-}
-
-/*
- * Read a quoted name, which may be empty, behind its opening quote.  A
- * backslash escapes a quote or a backslash.  Returns false if it is not
- * complete or escapes something else.
- */
-static bool
-path_read_quoted(PathReader *reader, PathSegment *segment, char quote)
-{
-	segment->kind = PATH_NAME;
-	segment->name = reader->names;
-	while (reader->at < reader->end && *reader->at != quote)
-	{
-		if (path_take(reader, '\\') &&
-			(reader->at >= reader->end || strchr("'\"\\", *reader->at) == NULL))
-			return false;
-		*reader->names++ = *reader->at++;
-	}
-	segment->value = reader->names - segment->name;
-	return path_take(reader, quote);
-}
-
-/* Read an index without sign or leading zero; returns false if it is none. */
-static bool
-path_read_index(PathReader *reader, PathSegment *segment)
-{
-	const char *start = reader->at;
-	int64		value = 0;
-
-	while (reader->at < reader->end && *reader->at >= '0' &&
-		   *reader->at <= '9' && value <= PG_INT32_MAX)
-		value = value * 10 + (*reader->at++ - '0');
-	segment->kind = PATH_INDEX;
-	segment->value = (int) value;
-	return reader->at > start && value <= PG_INT32_MAX &&
-		(*start != '0' || reader->at == start + 1);
-}
-
-/* Read one segment; returns false if there is no valid one. */
-static bool
-path_read_segment(PathReader *reader, PathSegment *segment)
-{
-	bool		valid;
-
-	if (path_take(reader, '.'))
-	{
-		segment->kind = PATH_WILDCARD;
-		return path_take(reader, '*') || path_read_name(reader, segment);
-	}
-	if (!path_take(reader, '['))
-		return false;
-	segment->kind = PATH_WILDCARD;
-	if (path_take(reader, '*'))
-		valid = true;
-	else if (path_take(reader, '\''))
-		valid = path_read_quoted(reader, segment, '\'');
-	else if (path_take(reader, '"'))
-		valid = path_read_quoted(reader, segment, '"');
-	else
-		valid = path_read_index(reader, segment);
-	return valid && path_take(reader, ']');
-}
-
-/* Add one path to the list; returns false if it is not valid. */
-static bool
-path_read(CanonicalPaths *paths, PathReader *reader)
-{
-	if (!path_take(reader, '$') || reader->at >= reader->end)
-		return false;
-	while (reader->at < reader->end)
-	{
-		if (!path_read_segment(reader, &paths->segments[paths->nsegments++]))
-			return false;
-	}
-	paths->segments[paths->nsegments++].kind = PATH_END;
-	return true;
-}
-
-/*
- * Parse a list of paths, a text[] or NULL, in the current memory context.
- * The result is one chunk, or NULL if there is no path.  Raises ID400, with
- * the place of the first bad path.
- */
-CanonicalPaths *
-canonical_parse_paths(ArrayType *paths)
-{
-	PathReader	reader;
-	CanonicalPaths *result;
-	ArrayIterator iterator;
-	Size		bytes;
-	Datum		path;
-	bool		isnull;
-
-	if (paths == NULL || ArrayGetNItems(ARR_NDIM(paths), ARR_DIMS(paths)) == 0)
-		return NULL;
-	if (ARR_NDIM(paths) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("exclude paths must be a one-dimensional array"),
-				 errhint(PATH_HINT)));
-
-	/* a segment takes at least two bytes, and the end of a path has its $ */
-	bytes = (Size) ARR_SIZE(paths);
-	if (GetDatabaseEncoding() != PG_UTF8)
-		bytes *= MAX_CONVERSION_GROWTH;
-	result = palloc(offsetof(CanonicalPaths, segments) +
-					bytes / 2 * sizeof(PathSegment) + bytes);
-	result->nsegments = 0;
-	reader.names = (char *) &result->segments[bytes / 2];
-
-	iterator = array_create_iterator(paths, 0, NULL);
-	for (int position = 1; array_iterate(iterator, &path, &isnull); position++)
-	{
-		text	   *element = isnull ? NULL : DatumGetTextPP(path);
-		int			len = isnull ? 0 : VARSIZE_ANY_EXHDR(element);
-
-		reader.at = isnull ? "" : utf8_from_server(VARDATA_ANY(element), &len);
-		reader.end = reader.at + len;
-		if (!path_read(result, &reader))
-			ereport(ERROR,
-					(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-					 errmsg("exclude path %d is not valid", position),
-					 errhint(PATH_HINT)));
-	}
-	array_free_iterator(iterator);
-	return result;
-}
-
-/* The state before the first child: every path at its first segment. */
-static PathState
-start_paths(const CanonicalPaths *paths)
-{
-	PathState	state = {NULL, 0};
-
-	if (paths == NULL)
-		return state;
-	state.segments = palloc(paths->nsegments * sizeof(int));
-	for (int i = 0; i < paths->nsegments; i++)
-	{
-		if (i == 0 || paths->segments[i - 1].kind == PATH_END)
-			state.segments[state.count++] = i;
-	}
-	return state;
-}
-
-/*
- * Go down to a child: the member called name, or, if name is NULL, the
- * element at index.  Fills in the state inside the child; returns true if a
- * path ends at the child, which is then left out.
- */
-static bool
-follow_paths(const CanonicalPaths *paths, PathState here,
-			 const JsonNode *name, int index, PathState *inside)
-{
-	inside->segments = here.segments;
-	inside->count = 0;
-	if (here.count == 0)
-		return false;
-
-	inside->segments += here.count;
-	for (int i = 0; i < here.count; i++)
-	{
-		int			next = here.segments[i] + 1;
-		const PathSegment *segment = &paths->segments[next - 1];
-
-		if (segment->kind == PATH_NAME &&
-			(name == NULL || name->count != segment->value ||
-			 memcmp(name->u.text, segment->name, segment->value) != 0))
-			continue;
-		if (segment->kind == PATH_INDEX &&
-			(name != NULL || index != segment->value))
-			continue;
-		if (paths->segments[next].kind == PATH_END)
-			return true;
-		inside->segments[inside->count++] = next;
-	}
-	return false;
-}
 
 /* ------------------------------------------------------------------------
  * Writing the canonical form
@@ -382,14 +126,16 @@ write_container(JsonWriter *writer, const JsonNode *node, PathState paths)
 	int			step = object ? 2 : 1;
 	bool		first = true;
 
+	if (node->count == 0)
+		writer->leaves++;
 	appendStringInfoCharMacro(out, object ? '{' : '[');
 	for (int i = 0; i < node->count; i += step)
 	{
 		const JsonNode *child = &node->u.children[i];
 		PathState	inside;
 
-		if (follow_paths(writer->exclude, paths, object ? child : NULL, i,
-						 &inside))
+		if (canonical_follow_paths(writer->exclude, paths,
+								   object ? child : NULL, i, &inside))
 			continue;
 		if (!first)
 			appendStringInfoCharMacro(out, ',');
@@ -411,6 +157,9 @@ write_value(JsonWriter *writer, const JsonNode *node, PathState paths)
 	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
 
+	if (node->kind != NODE_OBJECT && node->kind != NODE_ARRAY &&
+		node->u.text != canonical_gap)
+		writer->leaves++;
 	switch (node->kind)
 	{
 		case NODE_OBJECT:
@@ -436,6 +185,7 @@ writer_init(JsonWriter *writer, bool exact, const CanonicalPaths *exclude)
 	initStringInfo(&writer->out);
 	writer->exact = exact;
 	writer->exclude = exclude;
+	writer->leaves = 0;
 }
 
 /* ------------------------------------------------------------------------
@@ -490,6 +240,58 @@ hide_request_callback(void *arg pg_attribute_unused())
 	}
 }
 
+/* Write the content of a JSON request, or what is selected of it. */
+static void
+write_content(JsonNode *tree, const CanonicalPaths *exclude, bool selected,
+			  CanonicalContent *content)
+{
+	JsonWriter	writer;
+
+	writer_init(&writer, true, exclude);
+	write_value(&writer, tree, canonical_start_paths(exclude));
+	content->kind = 'J';
+	content->data = writer.out.data;
+	content->len = writer.out.len;
+	content->nothing = writer.leaves == 0 || (tree->count == 0 && selected);
+}
+
+/*
+ * What is compared of a request, which is in the server's encoding: of JSON
+ * what the paths include (with select_all: everything), less what they exclude
+ * (NULL: nothing); of anything else all, or nothing if paths have to select
+ * it.  Left in the current memory context.  Raises ID400 for requests that
+ * can't be compared, and core's error if one is nested too deeply.
+ */
+void
+canonical_content(const char *request, int len, bool select_all,
+				  const CanonicalPaths *include, const CanonicalPaths *exclude,
+				  CanonicalContent *content)
+{
+	ErrorContextCallback hide = {.callback = hide_request_callback};
+	const char *end = request + len;
+	const char *start = skip_space(request, end);
+	JsonNode   *tree = NULL;
+
+	hide.previous = error_context_stack;
+	error_context_stack = &hide;
+	refuse_stringified_object(start, end);
+	if (start < end && (*start == '{' || *start == '['))
+		tree = json_tree_parse(request, len);
+
+	memset(content, 0, sizeof(*content));
+	content->nothing = true;
+	if (tree == NULL)
+	{
+		content->kind = 'T';
+		content->data = utf8_from_server(unconstify(char *, request), &len);
+		content->len = len;
+		content->nothing = !select_all || start == end;
+	}
+	else if (select_all || canonical_select(include, tree))
+		write_content(tree, exclude, !select_all || exclude, content);
+	error_context_stack = hide.previous;
+}
+
 /*
  * Compute the fingerprint of a request in the server's encoding, without the
  * parts that the paths (or NULL) exclude.  Raises ID400 for requests that
@@ -505,36 +307,14 @@ canonical_fingerprint(const char *request, int len,
 											   "idempotency fingerprint",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(work);
-	ErrorContextCallback hide = {.callback = hide_request_callback};
-	const char *end = request + len;
-	const char *start = skip_space(request, end);
-	JsonNode   *tree = NULL;
-	char		kind = 'T';
-	JsonWriter	writer;
-	DigestPart	parts[] = {{label, sizeof(label)}, {&kind, 1}, {NULL, 0}};
+	CanonicalContent content;
+	DigestPart	parts[] = {{label, sizeof(label)}, {&content.kind, 1}, {NULL, 0}};
 
-	hide.previous = error_context_stack;
-	error_context_stack = &hide;
-	refuse_stringified_object(start, end);
-	if (start < end && (*start == '{' || *start == '['))
-		tree = json_tree_parse(request, len);
-
-	if (tree != NULL)
-	{
-		kind = 'J';
-		writer_init(&writer, true, exclude);
-		write_value(&writer, tree, start_paths(exclude));
-		parts[2].data = writer.out.data;
-		parts[2].len = writer.out.len;
-	}
-	else
-	{
-		parts[2].data = utf8_from_server(unconstify(char *, request), &len);
-		parts[2].len = len;
-	}
+	canonical_content(request, len, true, NULL, exclude, &content);
+	parts[2].data = content.data;
+	parts[2].len = content.len;
 	digest_sha256(parts, lengthof(parts), result);
 
-	error_context_stack = hide.previous;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(work);
 }

@@ -61,8 +61,6 @@ static struct
 	bool		filled[SEGMENT_COUNT];
 	int64		seen_empty[SEGMENT_COUNT];	/* epoch, or PG_INT64_MIN */
 	uint64		policy_generation;
-	uint64		incarnation_generation;
-	uint64		ledger_generation;
 	uint64		generation[CATALOG_RELATIONS];
 }			catalog;
 
@@ -82,6 +80,10 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_LEDGER_WITNESS] = "ledger_witness",
 	[CATALOG_LEDGER_WITNESS_PKEY] = "ledger_witness_pkey",
 	[CATALOG_LEDGER_PRUNE] = "ledger_prune",
+	[CATALOG_TOKEN_KEY] = "token_key",
+	[CATALOG_TAG_GENERATION] = "tag_generation",
+	[CATALOG_TAG_GENERATION_PKEY] = "tag_generation_pkey",
+	[CATALOG_TAG_GENERATION_SEQ] = "tag_generation_seq",
 	[CATALOG_INBOX_POLICY] = "inbox_policy",
 	[CATALOG_INBOX_STREAM] = "inbox_stream",
 	[CATALOG_INBOX_STREAM_PKEY] = "inbox_stream_pkey",
@@ -102,15 +104,6 @@ catalog_relation_changed(Datum arg, Oid relid)
 
 	if (ours)
 		catalog.policy_generation++;
-	if (relid == InvalidOid ||
-		relid == catalog.relation[CATALOG_INCARNATION])
-	{
-		catalog.incarnation_generation++;
-		ours = true;
-	}
-	if (relid == InvalidOid ||
-		relid == catalog.relation[CATALOG_LEDGER_ENTRY])
-		catalog.ledger_generation++;
 	for (int i = 0; i < SEGMENT_COUNT && !ours; i++)
 		ours = relid == catalog.table[i];
 	for (int i = 0; i < CATALOG_RELATIONS; i++)
@@ -118,7 +111,8 @@ catalog_relation_changed(Datum arg, Oid relid)
 		if (relid != InvalidOid && relid != catalog.relation[i])
 			continue;
 		catalog.generation[i]++;
-		ours = true;
+		/* invalidate() sends that, and the relation has not changed */
+		ours |= i != CATALOG_TAG_GENERATION_SEQ;
 	}
 	if (ours)
 		catalog.valid = false;
@@ -136,8 +130,6 @@ void
 catalog_init(void)
 {
 	catalog.policy_generation = 1;
-	catalog.incarnation_generation = 1;
-	catalog.ledger_generation = 1;
 	for (int i = 0; i < CATALOG_RELATIONS; i++)
 		catalog.generation[i] = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
@@ -338,20 +330,6 @@ uint64
 catalog_policy_generation(void)
 {
 	return catalog.policy_generation;
-}
-
-/* Rises whenever the incarnation may have changed. */
-uint64
-catalog_incarnation_generation(void)
-{
-	return catalog.incarnation_generation;
-}
-
-/* Rises whenever the ledger's table may have changed. */
-uint64
-catalog_ledger_generation(void)
-{
-	return catalog.ledger_generation;
 }
 
 /* Changes whenever the relation may have changed. */

@@ -37,6 +37,10 @@ typedef enum CatalogRelation
 	CATALOG_LEDGER_WITNESS,
 	CATALOG_LEDGER_WITNESS_PKEY,
 	CATALOG_LEDGER_PRUNE,
+	CATALOG_TOKEN_KEY,
+	CATALOG_TAG_GENERATION,
+	CATALOG_TAG_GENERATION_PKEY,
+	CATALOG_TAG_GENERATION_SEQ,
 	CATALOG_INBOX_POLICY,
 	CATALOG_INBOX_STREAM,
 	CATALOG_INBOX_STREAM_PKEY,
@@ -62,8 +66,6 @@ extern bool catalog_segment_is_filled(Segment segment, Relation heap);
 extern int64 catalog_segment_seen_empty(Segment segment);
 extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
-extern uint64 catalog_incarnation_generation(void);
-extern uint64 catalog_ledger_generation(void);
 extern uint64 catalog_generation(CatalogRelation relation);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);

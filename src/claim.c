@@ -45,6 +45,8 @@
 #include "fault.h"
 #include "guc.h"
 #include "incarnation.h"
+#include "tag.h"
+#include "token.h"
 #include "txn.h"
 
 /* who waits looks again after this many ms: doubling, up to a limit */
@@ -127,16 +129,22 @@ claim_check(const ClaimRequest *claim, const Policy *policy)
 
 /*
  * Check the request against a policy just read, and, the first time, compute
- * its fingerprint.  Raises ID400, ID413.
+ * its fingerprint, and verify the token that the key has to be.  Raises ID400,
+ * ID401, ID413.
  */
 void
 claim_prepare_more(ClaimRequest *claim, const Policy *policy)
 {
+	if (policy->require_token && claim->token_expiry == 0)
+		claim->token_expiry = token_require(&claim->identity);
 	claim_check(claim, policy);
 	if (!claim->has_wait)
 		claim->wait = policy->wait;
 	if (!claim->has_retention)
 		claim->retention = policy->retention;
+	if (claim->token_expiry != 0)
+		token_check_retention(&claim->identity, claim->token_expiry,
+							  claim->retention, clock_now());
 	if (claim->request && !claim->has_fingerprint)
 	{
 		canonical_fingerprint(VARDATA_ANY(claim->request),
@@ -148,7 +156,7 @@ claim_prepare_more(ClaimRequest *claim, const Policy *policy)
 
 /*
  * Take the policy lock, read the scope's policy, and check the request
- * against it.  Raises ID400, ID403, ID413.
+ * against it.  Raises ID400, ID401, ID403, ID413.
  */
 void
 claim_prepare(ClaimRequest *claim, Policy *policy)
@@ -174,6 +182,7 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	TxnClaimState state = {0};
 	DecisionNumber decision = claim_record_taken(claim, policy, row, probe);
 
+	tag_note_claim();
 	if (claim->settles || claim->has_lease)
 		txn_wrote_unnoted();
 	if (claim->settles)
@@ -183,7 +192,8 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 	state.leased = claim->has_lease;
 	state.commit_settles = policy->unfinished_succeeds;
 	state.place = *place;
-	state.had_row = claim_follows(policy, probe, row->claimed_at);
+	state.had_row = claim_follows(policy, probe, row->claimed_at) ||
+		claim_repeats(policy, probe, row->claimed_at);
 	if (state.had_row)
 		state.before = probe->place;
 	state.ring = policy_ring(policy);
@@ -422,6 +432,7 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	int64		lock_waited = identity_lock_waited;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext round = NULL;
+	TransactionId busy = InvalidTransactionId;
 
 	claim_wait_start(&wait);
 	if (claim->has_lease && !claim_prepare_fence(claim, &wait))
@@ -433,9 +444,14 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	for (;;)
 	{
 		Policy		policy;
-		TransactionId busy;
 
 		claim_prepare(claim, &policy);
+		if (TransactionIdIsValid(busy) &&
+			claim_answer_settled(claim, &policy, answer))
+		{
+			policy_unlock();
+			break;
+		}
 		busy = claim_attempt(claim, &policy, answer);
 		policy_unlock();
 		if (TransactionIdIsValid(busy))

@@ -36,6 +36,7 @@ typedef struct ClaimRequest
 	BreakerGeneration generation;	/* filled in by claim_admit() */
 
 	/* filled in by claim_prepare() */
+	TimestampTz token_expiry;	/* of the key, verified; 0: it isn't one */
 	bool		has_fingerprint;
 	uint8		fingerprint[DIGEST_LENGTH];
 } ClaimRequest;
@@ -71,6 +72,8 @@ extern void claim_record_answer(const ClaimRequest *claim,
 extern void claim_count(const ClaimRequest *claim, const Answer *answer);
 extern bool claim_follows(const Policy *policy, const Probe *probe,
 						  TimestampTz now);
+extern bool claim_repeats(const Policy *policy, const Probe *probe,
+						  TimestampTz now);
 extern void claim_new_row(const ClaimRequest *claim, const Policy *policy,
 						  const Probe *probe, TimestampTz now, KeyRow *row,
 						  Answer *answer);
@@ -85,6 +88,8 @@ extern void claim_cap_lease(const Policy *policy, Store *store,
 extern void claim_wait_start(ClaimWait *wait);
 extern bool claim_wait(const ClaimRequest *claim, TransactionId xid,
 					   ClaimWait *wait);
+extern bool claim_answer_settled(ClaimRequest *claim, const Policy *policy,
+								 Answer *answer);
 extern void claim_execute(ClaimRequest *claim, Answer *answer);
 extern void claim_answer_busy(Answer *answer);
 

@@ -4,8 +4,9 @@
  *		What a claim is answered for the row that was found, and the row that
  *		takes a key.
  *
- * Everything here is a function of the request, the policy, the row and the
- * clock, all read under the key's lock; claim.c fetches and writes.
+ * Everything here is a function of the request, the policy, the row, the
+ * generation of its tag and the clock, all read under the key's lock; claim.c
+ * fetches and writes.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +19,7 @@
 
 #include "claim.h"
 #include "fence.h"
+#include "response.h"
 #include "txn.h"
 
 /* Nothing is remembered of the key.  Could the operation be older than that? */
@@ -32,13 +34,18 @@ claim_decide_unknown(const ClaimRequest *claim, TimestampTz now,
 	return true;
 }
 
-/* A row that succeeded, or is about to if it is our own. */
-static void
-claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
-					   Answer *answer)
+/*
+ * A row that succeeded, or is about to if it is our own.  False: its response
+ * is worth nothing any more, and the operation the caller's to execute again.
+ */
+static bool
+claim_decide_succeeded(const ClaimRequest *claim, const Policy *policy,
+					   const Probe *probe, TimestampTz now, Answer *answer)
 {
 	Identity	identity = claim->identity;
 	TxnClaim   *note = probe->own ? txn_find(&identity) : NULL;
+	KeyRow		row = probe->row;
+	ResponseView view;
 
 	if (note && note->state.held && !note->state.settled)
 	{
@@ -46,9 +53,16 @@ claim_decide_succeeded(const ClaimRequest *claim, const Probe *probe,
 		answer->reason = "own_transaction";
 		answer->attempt = probe->row.attempt;
 		answer->claimed_at = probe->row.claimed_at;
-		return;
+		return true;
 	}
-	answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
+	response_view(policy, &identity, &row, now, &view);
+	if (view.again)
+		return false;
+	if (!view.shown)
+		row.response = NULL;
+	answer_from_row(answer, OUTCOME_REPLAY, &row);
+	answer->reason = view.reason;
+	return true;
 }
 
 /* Is the lease of a running row over? */
@@ -153,8 +167,7 @@ claim_decide(const ClaimRequest *claim, const Policy *policy,
 		case KEY_RUNNING:
 			return claim_decide_running(claim, policy, probe, now, answer);
 		case KEY_SUCCEEDED:
-			claim_decide_succeeded(claim, probe, answer);
-			return true;
+			return claim_decide_succeeded(claim, policy, probe, now, answer);
 		case KEY_FAILED:
 			answer_from_row(answer, OUTCOME_REPLAY, &probe->row);
 			return true;
@@ -179,6 +192,29 @@ claim_follows(const Policy *policy, const Probe *probe, TimestampTz now)
 }
 
 /*
+ * Does the row that the probe found stand for an operation that succeeded, and
+ * that this attempt executes again?
+ */
+bool
+claim_repeats(const Policy *policy, const Probe *probe, TimestampTz now)
+{
+	return claim_counts(policy, probe, now) &&
+		probe->row.state == KEY_SUCCEEDED;
+}
+
+/* A claim that brings no request is for that of the row which it replaces. */
+static void
+claim_keep_request(const KeyRow *before, KeyRow *row)
+{
+	if (!row->has_fingerprint && before->has_fingerprint)
+	{
+		row->has_fingerprint = true;
+		memcpy(row->fingerprint, before->fingerprint, DIGEST_LENGTH);
+		row->request = before->request;
+	}
+}
+
+/*
  * Take over into the new row what an attempt that brings no request, or no
  * state, keeps of the one it follows.
  */
@@ -187,12 +223,7 @@ claim_keep(const KeyRow *before, KeyRow *row)
 {
 	row->attempt = before->attempt + 1;
 	row->event_no = before->event_no;
-	if (!row->has_fingerprint && before->has_fingerprint)
-	{
-		row->has_fingerprint = true;
-		memcpy(row->fingerprint, before->fingerprint, DIGEST_LENGTH);
-		row->request = before->request;
-	}
+	claim_keep_request(before, row);
 	row->recovery_point = before->recovery_point;
 	if (before->saved_state)
 		row->saved_state = before->saved_state;
@@ -261,6 +292,11 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	}
 	if (follows)
 		claim_keep(&probe->row, row);
+	else if (claim_repeats(policy, probe, now))
+	{
+		claim_keep_request(&probe->row, row);
+		row->event_no = probe->row.event_no;
+	}
 	decision_number_row(policy, row);
 	answer_granted(answer, row,
 				   follows && probe->row.state == KEY_RUNNING);

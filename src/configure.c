@@ -329,6 +329,60 @@ configure_record(text *scope, Datum shown)
 					 psprintf("{\"policy\": %s}", text_to_cstring(json)));
 }
 
+/* Set for how long a response is shown.  Raises ID400. */
+static void
+configure_response_retention(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+{
+	int64		retention;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	retention = configure_duration(PG_GETARG_TEXT_PP(arg));
+	if (retention != RETENTION_FOREVER &&
+		(retention < RETENTION_MIN || retention > RETENTION_MAX))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("response_retention must be between 1 second and 60 days, or 'infinity'"),
+				 errhint("A number without a unit is read as seconds.")));
+	configure_set(row, POLICY_RESPONSE_RETENTION, Int64GetDatum(retention));
+}
+
+/* Set a "char" column from the name of one of two values.  Raises ID400. */
+static void
+configure_choice(FunctionCallInfo fcinfo, int arg, const char *name,
+				 const char *first, char first_value, const char *second,
+				 char second_value, PolicyRow *row, int column)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(arg))
+		return;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (strcmp(value, first) != 0 && strcmp(value, second) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s must be '%s' or '%s'", name, first, second)));
+	configure_set(row, column,
+				  CharGetDatum(strcmp(value, first) == 0 ? first_value :
+							   second_value));
+}
+
+/* Take over what was said of responses and tokens.  Raises ID400. */
+static void
+configure_response(FunctionCallInfo fcinfo, PolicyRow *row)
+{
+	configure_response_retention(fcinfo, 29, row);
+	configure_boolean(fcinfo, 30, row, POLICY_STORE_RESPONSE);
+	configure_integer(fcinfo, 31, "response_version", 0, PG_INT32_MAX, row,
+					  POLICY_RESPONSE_VERSION);
+	configure_choice(fcinfo, 32, "on_stale_version", "replay", STALE_REPLAY,
+					 "execute", STALE_EXECUTE, row, POLICY_ON_STALE_VERSION);
+	configure_choice(fcinfo, 33, "on_invalidated", "execute",
+					 INVALIDATED_EXECUTE, "acknowledge",
+					 INVALIDATED_ACKNOWLEDGE, row, POLICY_ON_INVALIDATED);
+	configure_boolean(fcinfo, 34, row, POLICY_REQUIRE_TOKEN);
+}
+
 /* Take over the arguments that were given.  Raises ID400, 42501. */
 static void
 configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
@@ -357,6 +411,7 @@ configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 					  POLICY_MAX_STATE_BYTES);
 	configure_restraint(fcinfo, row);
 	configure_audit(fcinfo, row);
+	configure_response(fcinfo, row);
 }
 
 /* Write the row, over the scope's old one if there is one. */
@@ -506,8 +561,10 @@ configure_raise_retention(text *scope, int64 retention)
  *			 breaker_window interval, breaker_cooldown interval,
  *			 breaker_probes bigint, limit_claims bigint,
  *			 limit_running bigint, limit_replays bigint,
- *			 limit_interval interval, audit text, audit_payloads boolean)
- *			 returns record
+ *			 limit_interval interval, audit text, audit_payloads boolean,
+ *			 response_retention text, store_response boolean,
+ *			 response_version bigint, on_stale_version text,
+ *			 on_invalidated text, require_token boolean) returns record
  */
 Datum
 idempotency_configure(PG_FUNCTION_ARGS)

@@ -125,6 +125,12 @@ enum
 	SHOW_LIMIT_INTERVAL,
 	SHOW_AUDIT,
 	SHOW_AUDIT_PAYLOADS,
+	SHOW_RESPONSE_RETENTION,
+	SHOW_STORE_RESPONSE,
+	SHOW_RESPONSE_VERSION,
+	SHOW_ON_STALE_VERSION,
+	SHOW_ON_INVALIDATED,
+	SHOW_REQUIRE_TOKEN,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
@@ -146,6 +152,23 @@ configure_show_restraint(const Restraint *restraint, Datum *values)
 	values[SHOW_LIMIT_REPLAYS] = Int32GetDatum(restraint->limit_replays);
 	values[SHOW_LIMIT_INTERVAL] =
 		configure_duration_text(restraint->limit_interval);
+}
+
+/* The columns of responses and tokens. */
+static void
+configure_show_response(const Policy *policy, Datum *values)
+{
+	values[SHOW_RESPONSE_RETENTION] =
+		configure_duration_text(policy->response_retention);
+	values[SHOW_STORE_RESPONSE] = BoolGetDatum(policy->store_response);
+	values[SHOW_RESPONSE_VERSION] = Int32GetDatum(policy->response_version);
+	values[SHOW_ON_STALE_VERSION] =
+		CStringGetTextDatum(policy->on_stale_version == STALE_EXECUTE ?
+							"execute" : "replay");
+	values[SHOW_ON_INVALIDATED] =
+		CStringGetTextDatum(policy->on_invalidated == INVALIDATED_EXECUTE ?
+							"execute" : "acknowledge");
+	values[SHOW_REQUIRE_TOKEN] = BoolGetDatum(policy->require_token);
 }
 
 /* The result row: the effective policy of a scope. */
@@ -189,6 +212,7 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 	values[SHOW_AUDIT] =
 		CStringGetTextDatum(configure_audit_name(policy->audit));
 	values[SHOW_AUDIT_PAYLOADS] = BoolGetDatum(policy->audit_payloads);
+	configure_show_response(policy, values);
 	values[SHOW_RING] =
 		CStringGetTextDatum(ring_name(policy_ring(policy)));
 

@@ -53,6 +53,7 @@ typedef struct Decision
 	bool		supersedable;
 	bool		superseded;		/* only while they are written */
 	DecisionNumber supersedes;
+	Oid			ledger;			/* the table that it is meant for */
 	Identity   *identity;		/* NULL: of no key */
 	const char *scope;			/* of no key, but of a scope; or NULL */
 	int			scope_len;
@@ -79,7 +80,6 @@ static int	ndecisions = 0;
 static int	max_decisions = 0;
 static int	nsupersedable = 0;
 static int64 decisions_written = 0; /* number of the one before the first */
-static Oid	decision_ledger = InvalidOid;	/* what they are meant for */
 
 /* The application's name; mostly it is that of the decision before. */
 static const char *
@@ -99,8 +99,6 @@ decision_add(EntryDecision what)
 {
 	Decision   *decision;
 
-	if (ndecisions == 0)
-		decision_ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	if (decision_context == NULL)
 		decision_context = AllocSetContextCreate(TopTransactionContext,
 												 "idempotency decisions",
@@ -117,6 +115,7 @@ decision_add(EntryDecision what)
 	decision = &decisions[ndecisions++];
 	memset(decision, 0, sizeof(*decision));
 	decision->decision = what;
+	decision->ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	decision->depth = GetCurrentTransactionNestLevel();
 	decision->claimed_at = DT_NOBEGIN;
 	decision->decided_at = clock_now();
@@ -138,6 +137,41 @@ decision_copy(struct varlena *value)
 	return copy;
 }
 
+/*
+ * Does an entry come with the payload of its request?  The entries of one
+ * attempt carry it once; so do refusals, for it is another one.
+ */
+static bool
+decision_has_request(EntryDecision what, const KeyRow *row)
+{
+	switch (what)
+	{
+		case ENTRY_EXECUTED:
+		case ENTRY_CLAIMED:
+		case ENTRY_TAKEOVER:
+		case ENTRY_MISMATCH:
+		case ENTRY_EXPIRED:
+			return true;
+		case ENTRY_FAILED:
+		case ENTRY_RETRY:
+		case ENTRY_EXHAUSTED:
+			return row->fence == NO_FENCE;
+		default:
+			return false;
+	}
+}
+
+/* Store request and result beside the entry; never a plain digest of them. */
+static void
+decision_payloads(Decision *decision, const KeyRow *row,
+				  struct varlena *result)
+{
+	if (row->request && decision_has_request(decision->decision, row))
+		decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+	if (result && decision->decision != ENTRY_FORGOTTEN)
+		decision->payload[DIGEST_RESPONSE] = decision_copy(result);
+}
+
 /* Take over what a row says of request and result, by digest or in full. */
 static void
 decision_contents(Decision *decision, const Policy *policy, const KeyRow *row)
@@ -145,33 +179,19 @@ decision_contents(Decision *decision, const Policy *policy, const KeyRow *row)
 	struct varlena *result = row->state == KEY_SUCCEEDED ? row->response :
 		row->state == KEY_RUNNING ? NULL : row->error;
 
-	bool		with_request = row->fence == NO_FENCE ||
-		decision->decision == ENTRY_CLAIMED ||
-		decision->decision == ENTRY_TAKEOVER ||
-		decision->decision == ENTRY_MISMATCH;
-
-	/* never a plain digest of what is to be erasable */
 	if (policy->audit_payloads)
 	{
-		if (with_request && row->request)
-			decision->payload[DIGEST_REQUEST] = decision_copy(row->request);
+		decision_payloads(decision, row, result);
+		return;
 	}
-	else if (row->has_fingerprint)
-	{
-		decision->has_digest[DIGEST_REQUEST] = true;
+	decision->has_digest[DIGEST_REQUEST] = row->has_fingerprint;
+	if (row->has_fingerprint)
 		memcpy(decision->digest[DIGEST_REQUEST], row->fingerprint,
 			   DIGEST_LENGTH);
-	}
-	if (result == NULL)
-		return;
-	if (policy->audit_payloads)
-		decision->payload[DIGEST_RESPONSE] = decision_copy(result);
-	else
-	{
-		decision->has_digest[DIGEST_RESPONSE] = true;
+	decision->has_digest[DIGEST_RESPONSE] = result != NULL;
+	if (result)
 		entry_digest((text *) pg_detoast_datum(result),
 					 decision->digest[DIGEST_RESPONSE]);
-	}
 }
 
 /* Give a row that is about to be changed the next event's number. */
@@ -238,7 +258,8 @@ decision_entry(const Decision *decision, LedgerWrite *write)
 }
 
 /*
- * Write the entries of all decisions but the superseded ones: either those of
+ * Write the entries of all decisions but the superseded ones, and those that
+ * were meant for a ledger that was dropped meanwhile: either the entries of
  * incarnations, which come first, or the others.
  */
 static void
@@ -246,13 +267,14 @@ decision_write_some(int64 incarnation, bool incarnations)
 {
 	LedgerWrite *writes = palloc(Min(ndecisions, DECISIONS_CHUNK) *
 								 sizeof(LedgerWrite));
+	Oid			ledger = catalog_relation(CATALOG_LEDGER_ENTRY);
 	int			n = 0;
 
 	for (int i = 0; i < ndecisions; i++)
 	{
 		Decision   *decision = &decisions[i];
 
-		if (decision->superseded ||
+		if (decision->superseded || decision->ledger != ledger ||
 			(decision->decision == ENTRY_INCARNATION) != incarnations)
 			continue;
 		decision_entry(decision, &writes[n++]);
@@ -304,9 +326,8 @@ decision_write_all(bool prepare)
 void
 decision_write(bool prepare)
 {
-	/* the extension can have been dropped meanwhile, and created again */
-	if (ndecisions > 0 && catalog_is_there() &&
-		catalog_relation(CATALOG_LEDGER_ENTRY) == decision_ledger)
+	/* whoever has dropped the extension meanwhile wants none of it */
+	if (ndecisions > 0 && catalog_is_there())
 		decision_write_all(prepare);
 }
 

@@ -93,6 +93,8 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_INCARNATION] = "incarnation",
 	[ENTRY_PRUNED] = "pruned",
 	[ENTRY_LOST] = "lost",
+	[ENTRY_INVALIDATED] = "invalidated",
+	[ENTRY_TOKEN_KEY] = "token_key",
 	[ENTRY_SKIPPED] = "skipped",
 	[ENTRY_POSITIONED] = "positioned",
 	[ENTRY_REDELIVERED] = "redelivered",
@@ -368,6 +370,17 @@ entry_get_name(const Datum *values, const bool *isnull, int column, int *len)
 	return VARDATA_ANY(name);
 }
 
+/* Read a text that isn't null, unless somebody has seen to that. */
+static text *
+entry_get_text(const Datum *values, const bool *isnull, int column,
+			   bool *malformed)
+{
+	if (!isnull[column - 1])
+		return DatumGetTextPP(values[column - 1]);
+	*malformed = true;
+	return cstring_to_text("");
+}
+
 /* Read a tuple.  The entry points into it. */
 void
 entry_deform(TupleDesc desc, HeapTuple tuple, LedgerEntry *entry)
@@ -381,8 +394,10 @@ entry_deform(TupleDesc desc, HeapTuple tuple, LedgerEntry *entry)
 	entry->decided_at = DatumGetTimestampTz(values[COLUMN_DECIDED_AT - 1]);
 	entry->claimed_at = isnull[COLUMN_CLAIMED_AT - 1] ? DT_NOBEGIN :
 		DatumGetTimestampTz(values[COLUMN_CLAIMED_AT - 1]);
-	entry->malformed = !isnull[COLUMN_CLAIMED_AT - 1] &&
-		entry->claimed_at == DT_NOBEGIN;
+	entry->malformed = (!isnull[COLUMN_CLAIMED_AT - 1] &&
+						entry->claimed_at == DT_NOBEGIN) ||
+		isnull[COLUMN_SEQ - 1] || isnull[COLUMN_DECIDED_AT - 1] ||
+		isnull[COLUMN_INCARNATION - 1] || isnull[COLUMN_VERSION - 1];
 	entry->incarnation = DatumGetInt64(values[COLUMN_INCARNATION - 1]);
 	entry->fence = entry_get_integer(isnull, COLUMN_FENCE,
 									 DatumGetInt64(values[COLUMN_FENCE - 1]),
@@ -394,7 +409,8 @@ entry_deform(TupleDesc desc, HeapTuple tuple, LedgerEntry *entry)
 									   DatumGetInt32(values[COLUMN_ATTEMPT - 1]),
 									   &entry->malformed);
 	entry->version = DatumGetInt16(values[COLUMN_VERSION - 1]);
-	entry->decision = DatumGetTextPP(values[COLUMN_DECISION - 1]);
+	entry->decision = entry_get_text(values, isnull, COLUMN_DECISION,
+									 &entry->malformed);
 
 	entry->has_key = !isnull[COLUMN_ID - 1];
 	identity->has_id = entry->has_key;
@@ -412,9 +428,12 @@ entry_deform(TupleDesc desc, HeapTuple tuple, LedgerEntry *entry)
 											   entry->digest[i],
 											   DIGEST_LENGTH,
 											   &entry->malformed);
-	entry->session_role = DatumGetTextPP(values[COLUMN_SESSION_ROLE - 1]);
-	entry->role = DatumGetTextPP(values[COLUMN_ROLE - 1]);
-	entry->application = DatumGetTextPP(values[COLUMN_APPLICATION - 1]);
+	entry->session_role = entry_get_text(values, isnull, COLUMN_SESSION_ROLE,
+										 &entry->malformed);
+	entry->role = entry_get_text(values, isnull, COLUMN_ROLE,
+								 &entry->malformed);
+	entry->application = entry_get_text(values, isnull, COLUMN_APPLICATION,
+										&entry->malformed);
 	entry->has_trace = entry_get_bytes(values, isnull, COLUMN_TRACE_ID,
 									   entry->trace, TRACE_ID_LENGTH,
 									   &entry->malformed);

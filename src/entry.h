@@ -43,6 +43,8 @@ typedef enum EntryDecision
 	ENTRY_INCARNATION,			/* a new life of the database began */
 	ENTRY_PRUNED,				/* old entries were removed */
 	ENTRY_LOST,					/* notes of the kinds that the worker writes */
+	ENTRY_INVALIDATED,			/* the responses of a tag */
+	ENTRY_TOKEN_KEY,			/* a new key signs tokens */
 	ENTRY_SKIPPED,				/* events that a consumer missed were given up */
 	ENTRY_POSITIONED,			/* a consumer goes on elsewhere in a stream */
 	ENTRY_REDELIVERED,			/* an event may be processed once more */

@@ -22,6 +22,8 @@
 
 /* bad or missing scope, key, principal, request, setting or argument */
 #define ERRCODE_IDEM_BAD_ARGUMENT		MAKE_SQLSTATE('I','D','4','0','0')
+/* not a valid token, where the policy requires one */
+#define ERRCODE_IDEM_BAD_TOKEN			MAKE_SQLSTATE('I','D','4','0','1')
 /* the current role may not use the scope */
 #define ERRCODE_IDEM_NOT_GRANTED		MAKE_SQLSTATE('I','D','4','0','3')
 /* no such claim, or it isn't remembered any more */

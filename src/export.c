@@ -10,9 +10,9 @@
  *
  * so that the directory, best one that is somewhere else, has a history of
  * them.  A file appears whole or not at all: it is written under another name,
- * flushed, and renamed.  One that exists with other contents means that this
- * database's history is another one than was told before; it is left alone,
- * and an error says so.
+ * <database OID>.tmp, flushed, and given this one, which fails if the name is
+ * taken.  A file with other contents means that this database's history is
+ * another one than was told before; it is left alone, and an error says so.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,39 +73,58 @@ export_is_there(const char *path, const char *text)
 			 errhint("Keep the file as evidence, and call verify() with its contents.")));
 }
 
-/* Write a file, so that it is there whole, or not.  Raises what files do. */
+/* Write a file and flush it.  Raises what files do. */
 static void
 export_write(const char *path, const char *text)
 {
-	char		temporary[MAXPGPATH];
-	int			fd;
+	int			fd = OpenTransientFile(path,
+									   O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
 
-	snprintf(temporary, sizeof(temporary), "%s.%d.tmp", path, MyProcPid);
-	fd = OpenTransientFile(temporary,
-						   O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", temporary)));
+				 errmsg("could not create file \"%s\": %m", path)));
 	errno = 0;
 	if (write(fd, text, strlen(text)) != strlen(text) || pg_fsync(fd) != 0)
 	{
 		int			save_errno = errno ? errno : ENOSPC;
 
 		CloseTransientFile(fd);
-		unlink(temporary);
+		unlink(path);
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", temporary)));
+				 errmsg("could not write file \"%s\": %m", path)));
 	}
 	FAULT_POINT("export.after_file_write");
 	if (CloseTransientFile(fd) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not close file \"%s\": %m", temporary)));
+				 errmsg("could not close file \"%s\": %m", path)));
+}
+
+/*
+ * Put a file with these contents into the directory, so that it is there whole
+ * or not at all; one that is there already is left alone.  Raises what files
+ * do, and XX001 if it has other contents.
+ */
+static void
+export_publish(const char *path, const char *text)
+{
+	char		temporary[MAXPGPATH];
+
+	snprintf(temporary, sizeof(temporary), "%s/%u.tmp", guc_export_directory,
+			 MyDatabaseId);
+	export_write(temporary, text);
 	FAULT_POINT("export.before_rename");
-	(void) durable_rename(temporary, path, ERROR);
+	if (link(temporary, path) != 0 &&
+		(errno != EEXIST || !export_is_there(path, text)))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not link file \"%s\" to \"%s\": %m",
+						temporary, path)));
+	unlink(temporary);
+	(void) fsync_fname_ext(guc_export_directory, true, true, ERROR);
 }
 
 /* Duty: export the latest checkpoint, if it is time. */
@@ -130,7 +149,7 @@ export_step(int step)
 	snprintf(path, sizeof(path), "%s/%u-%020lld.checkpoint",
 			 guc_export_directory, MyDatabaseId, (long long) checkpoint->size);
 	if (!export_is_there(path, proof_checkpoint_text(checkpoint)))
-		export_write(path, proof_checkpoint_text(checkpoint));
+		export_publish(path, proof_checkpoint_text(checkpoint));
 	exported_at = now;
 	exported_size = checkpoint->size;
 }

@@ -225,6 +225,14 @@ extern ItemPointerData inbox_table_update(InboxTable *table, ItemPointer tid,
 extern void inbox_table_delete(InboxTable *table, ItemPointer tid);
 extern void inbox_table_close(InboxTable *table);
 
+/* inbox_row.c */
+extern HeapTuple inbox_stream_form(TupleDesc desc, Identity *name,
+								   const InboxStream *stream);
+extern void inbox_stream_name(TupleDesc desc, HeapTuple tuple,
+							  Identity *name);
+extern void inbox_stream_deform(TupleDesc desc, HeapTuple tuple,
+								InboxStream *stream, Identity *name);
+
 /* inbox_stream.c */
 extern void inbox_stream_init(void);
 extern bool inbox_stream_open(InboxOpen *open, Identity *name);
@@ -236,10 +244,6 @@ extern void inbox_stream_flush(void);
 extern void inbox_stream_clear(InboxStream *stream);
 extern bool inbox_stream_read(Identity *name, Snapshot snapshot,
 							  InboxStream *stream);
-extern void inbox_stream_name(TupleDesc desc, HeapTuple tuple,
-							  Identity *name);
-extern void inbox_stream_deform(TupleDesc desc, HeapTuple tuple,
-								InboxStream *stream, Identity *name);
 
 /* inbox_decide.c */
 extern void inbox_answer(InboxAnswer *answer, InboxOutcome outcome,

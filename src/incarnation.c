@@ -220,7 +220,7 @@ incarnation_begin(Relation rel, const Incarnation *latest,
 static Incarnation
 incarnation_current(bool wait)
 {
-	uint64		generation = catalog_incarnation_generation();
+	uint64		generation = catalog_generation(CATALOG_INCARNATION);
 	Relation	rel;
 	Incarnation here;
 	Incarnation latest = {0};
@@ -305,7 +305,7 @@ incarnation_number(bool begin)
 	int64		number = 0;
 
 	if (likely(known_number > 0 &&
-			   known_generation == catalog_incarnation_generation()))
+			   known_generation == catalog_generation(CATALOG_INCARNATION)))
 		return known_number;
 	if (begin)
 		number = incarnation_current(false).number;

@@ -42,6 +42,8 @@ enum
 	KEY_APPLICATION,
 	KEY_RECOVERY_POINT,
 	KEY_SAVED_STATE,
+	KEY_RESPONSE_VERSION,
+	KEY_TAG_GENERATION,
 	KEY_WITHHELD,
 	KEY_COLUMNS = KEY_WITHHELD
 };
@@ -90,6 +92,18 @@ keyrow_set_digest(Datum *values, bool *isnull, int column, bool has,
 		values[column - 1] = keyrow_varlena(space, digest, DIGEST_LENGTH);
 }
 
+/* Set the columns that say what stands of the response. */
+static void
+keyrow_set_response(Datum *values, bool *isnull, const KeyRow *row)
+{
+	values[KEY_RESPONSE_VERSION - 1] = Int32GetDatum(row->response_version);
+	isnull[KEY_RESPONSE_VERSION - 1] = row->response_version == 0;
+	values[KEY_TAG_GENERATION - 1] = Int64GetDatum(row->tag_generation);
+	isnull[KEY_TAG_GENERATION - 1] = row->tag_generation == 0;
+	values[KEY_WITHHELD - 1] = CharGetDatum((char) row->withheld);
+	isnull[KEY_WITHHELD - 1] = row->withheld == WITHHELD_NOTHING;
+}
+
 /* Refuse a table that has other columns than a key row.  Raises 55000. */
 void
 keyrow_check_table(Relation heap)
@@ -130,7 +144,8 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	keyrow_set_text(values, isnull, KEY_TAG, row->tag);
 	keyrow_set_text(values, isnull, KEY_REQUEST, row->request);
 	keyrow_set_text(values, isnull, KEY_ERROR, row->error);
-	keyrow_set_text(values, isnull, KEY_RESPONSE, row->response);
+	keyrow_set_text(values, isnull, KEY_RESPONSE,
+					row->withheld == WITHHELD_NOTHING ? row->response : NULL);
 
 	keyrow_set_time(values, isnull, KEY_LEASE_UNTIL, row->lease_until);
 	values[KEY_FENCE - 1] = Int64GetDatum(row->fence);
@@ -141,8 +156,7 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	keyrow_set_text(values, isnull, KEY_APPLICATION, row->application);
 	keyrow_set_text(values, isnull, KEY_RECOVERY_POINT, row->recovery_point);
 	keyrow_set_text(values, isnull, KEY_SAVED_STATE, row->saved_state);
-	values[KEY_WITHHELD - 1] = CharGetDatum(row->withheld);
-	isnull[KEY_WITHHELD - 1] = row->withheld == 0;
+	keyrow_set_response(values, isnull, row);
 
 	return heap_form_tuple(desc, values, isnull);
 }
@@ -231,8 +245,12 @@ keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 	row->application = keyrow_get_text(values, isnull, KEY_APPLICATION);
 	row->recovery_point = keyrow_get_text(values, isnull, KEY_RECOVERY_POINT);
 	row->saved_state = keyrow_get_text(values, isnull, KEY_SAVED_STATE);
-	row->withheld = isnull[KEY_WITHHELD - 1] ? 0 :
-		DatumGetChar(values[KEY_WITHHELD - 1]);
+	row->response_version = isnull[KEY_RESPONSE_VERSION - 1] ? 0 :
+		DatumGetInt32(values[KEY_RESPONSE_VERSION - 1]);
+	row->tag_generation = isnull[KEY_TAG_GENERATION - 1] ? 0 :
+		DatumGetInt64(values[KEY_TAG_GENERATION - 1]);
+	row->withheld = isnull[KEY_WITHHELD - 1] ? WITHHELD_NOTHING :
+		(Withheld) DatumGetChar(values[KEY_WITHHELD - 1]);
 }
 
 /*

@@ -27,7 +27,13 @@ typedef enum KeyState
 	KEY_EXHAUSTED = 'x'			/* failed as often as the policy allows */
 } KeyState;
 
-#define WITHHELD_ERASED	'e'		/* by erase() */
+/* why a row that has succeeded is without its response, in "char" withheld */
+typedef enum Withheld
+{
+	WITHHELD_NOTHING = 0,		/* it isn't, or there was none; NULL */
+	WITHHELD_NOT_STORED = 'n',	/* the policy said not to store it */
+	WITHHELD_ERASED = 'e'		/* by erase() */
+} Withheld;
 
 #define NO_TIME DT_NOBEGIN		/* stands for NULL in a timestamp */
 #define NO_FENCE 0				/* stands for NULL in a fence */
@@ -56,10 +62,12 @@ typedef struct KeyRow
 	struct varlena *recovery_point;
 	struct varlena *saved_state;
 	struct varlena *tag;
-	char		withheld;		/* why a settled row has no response; or 0 */
 	struct varlena *request;
 	struct varlena *error;
 	struct varlena *response;
+	int32		response_version;	/* of the policy that stored the response */
+	int64		tag_generation; /* of the tag, as the finish has seen it */
+	Withheld	withheld;
 } KeyRow;
 
 extern void keyrow_check_table(Relation heap);

@@ -37,7 +37,9 @@
 #include "fault.h"
 #include "key.h"
 #include "lease.h"
+#include "response.h"
 #include "tally.h"
+#include "token.h"
 
 #define RECOVERY_POINT_MAX_BYTES 255
 
@@ -123,6 +125,9 @@ lease_asked_retention(const OpenKey *key, int64 asked)
 {
 	policy_check_retention(&key->policy, key->identity->scope,
 						   key->identity->scope_len, asked);
+	if (asked != 0)
+		token_check_asked_retention(&key->policy, key->identity, asked,
+									key->now);
 	return asked != 0 ? asked : lease_retention(key);
 }
 
@@ -215,13 +220,12 @@ lease_finish(Identity *identity, int64 fence, text *response, int64 asked,
 		policy_check_size("response", (struct varlena *) response,
 						  key.policy.max_response_bytes);
 		row.state = KEY_SUCCEEDED;
-		row.response = (struct varlena *) response;
+		response_store(&key.policy, identity, &row, response, tag);
 		row.error = NULL;
-		row.tag = (struct varlena *) tag;
 		lease_settle(&key, &row, key.now, retention);
 	}
 	else if (row.state != KEY_SUCCEEDED ||
-			 !keyrow_same_text(row.response, response))
+			 !response_repeats(&row, response))
 		lease_refuse_change(&key);
 	key_close(&key);
 	return row.expires_at;

@@ -57,11 +57,11 @@ ledger_open(LOCKMODE mode)
 	static uint64 checked = 0;
 	Relation	rel = table_open(catalog_relation(CATALOG_LEDGER_ENTRY), mode);
 
-	if (unlikely(checked != catalog_ledger_generation()))
+	if (unlikely(checked != catalog_generation(CATALOG_LEDGER_ENTRY)))
 	{
 		catalog_require_columns(rel, entry_columns());
 		catalog_require_ledger(rel);
-		checked = catalog_ledger_generation();
+		checked = catalog_generation(CATALOG_LEDGER_ENTRY);
 	}
 	return rel;
 }

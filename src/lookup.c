@@ -26,6 +26,7 @@
 #include "errors.h"
 #include "fault.h"
 #include "guc.h"
+#include "response.h"
 #include "txn.h"
 
 /* await() looks again after this many ms: doubling, up to a limit */
@@ -87,6 +88,24 @@ lookup_running(Lookup *lookup, const Policy *policy, Probe *probe,
 	lookup_more(lookup, &probe->row);
 }
 
+/*
+ * A row that has succeeded, and what stands of its response.  Where a claim
+ * would execute again, that is a replay without a response, and the reason.
+ */
+static void
+lookup_succeeded(Lookup *lookup, const Policy *policy, Probe *probe,
+				 TimestampTz now)
+{
+	KeyRow		row = probe->row;
+	ResponseView view;
+
+	response_view(policy, &probe->found, &row, now, &view);
+	if (view.again || !view.shown)
+		row.response = NULL;
+	answer_from_row(&lookup->answer, OUTCOME_REPLAY, &row);
+	lookup->answer.reason = view.reason;
+}
+
 /* What a row that counts says: what claim() would answer to a duplicate. */
 static void
 lookup_answer(Lookup *lookup, const Policy *policy, Probe *probe,
@@ -114,7 +133,10 @@ lookup_answer(Lookup *lookup, const Policy *policy, Probe *probe,
 	else if (probe->row.state == KEY_EXHAUSTED)
 		outcome = OUTCOME_EXHAUSTED;
 
-	answer_from_row(&lookup->answer, outcome, &probe->row);
+	if (outcome == OUTCOME_REPLAY && probe->row.state == KEY_SUCCEEDED)
+		lookup_succeeded(lookup, policy, probe, now);
+	else
+		answer_from_row(&lookup->answer, outcome, &probe->row);
 	if (outcome == OUTCOME_IN_PROGRESS)
 		lookup->answer.reason = "own_transaction";
 	if (outcome == OUTCOME_RETRY_LATER)

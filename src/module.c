@@ -29,7 +29,9 @@
 #include "seal.h"
 #include "shmem.h"
 #include "stats.h"
+#include "tag.h"
 #include "tally.h"
+#include "token.h"
 #include "txn.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -63,6 +65,8 @@ _PG_init(void)
 	recorder_init();
 	seal_init();
 	export_init();
+	token_init();
+	tag_init();
 	inbox_policy_init();
 	inbox_stream_init();
 	inbox_delivery_init();

@@ -22,6 +22,7 @@
 #include "errors.h"
 #include "failure.h"
 #include "key.h"
+#include "response.h"
 #include "txn.h"
 
 #define REASON_MAX_BYTES	1024
@@ -206,7 +207,8 @@ operator_resolve(Identity *identity, KeyState state, text *response,
 	row.finished_at = key.now;
 	row.expires_at = ring_expiry(key.now, key.policy.retention);
 	row.retry_at = state == KEY_RETRY ? key.now : NO_TIME;
-	row.response = state == KEY_SUCCEEDED ? (struct varlena *) response : NULL;
+	response_store(&key.policy, identity, &row,
+				   state == KEY_SUCCEEDED ? response : NULL, NULL);
 	if (state == KEY_SUCCEEDED)
 		row.error = NULL;
 	else if (response)

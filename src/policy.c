@@ -66,6 +66,10 @@ static const Policy policy_builtin = {
 		.limit_interval = USECS_PER_SEC
 	},
 	.audit = AUDIT_DECISIONS,
+	.response_retention = RETENTION_FOREVER,
+	.store_response = true,
+	.on_stale_version = STALE_REPLAY,
+	.on_invalidated = INVALIDATED_EXECUTE,
 	.kept_until = {DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN}
 };
 
@@ -134,6 +138,22 @@ policy_apply_restraint(Restraint *restraint, Datum *values, bool *isnull)
 			   DatumGetInt64);
 }
 
+/* Apply what a row says of responses and tokens. */
+static void
+policy_apply_response(Policy *policy, Datum *values, bool *isnull)
+{
+	POLICY_SET(POLICY_RESPONSE_RETENTION, policy->response_retention,
+			   DatumGetInt64);
+	POLICY_SET(POLICY_STORE_RESPONSE, policy->store_response, DatumGetBool);
+	POLICY_SET(POLICY_RESPONSE_VERSION, policy->response_version,
+			   DatumGetInt32);
+	POLICY_SET(POLICY_ON_STALE_VERSION, policy->on_stale_version,
+			   (StaleVersion) DatumGetChar);
+	POLICY_SET(POLICY_ON_INVALIDATED, policy->on_invalidated,
+			   (Invalidated) DatumGetChar);
+	POLICY_SET(POLICY_REQUIRE_TOKEN, policy->require_token, DatumGetBool);
+}
+
 /* Apply a row's role restriction: '' lifts what '*' says. */
 static void
 policy_apply_role(Policy *policy, Datum value)
@@ -188,6 +208,7 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 	policy_apply_restraint(&policy->restraint, values, isnull);
 	POLICY_SET(POLICY_AUDIT, policy->audit, (Audit) DatumGetChar);
 	POLICY_SET(POLICY_AUDIT_PAYLOADS, policy->audit_payloads, DatumGetBool);
+	policy_apply_response(policy, values, isnull);
 	if (!isnull[POLICY_ALLOWED_ROLE - 1])
 		policy_apply_role(policy, values[POLICY_ALLOWED_ROLE - 1]);
 	if (!isnull[POLICY_EXCLUDE - 1])

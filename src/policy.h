@@ -32,6 +32,20 @@ typedef enum Audit
 	AUDIT_EVERYTHING = 'e'		/* replays, too */
 } Audit;
 
+/* what becomes of a duplicate whose response is of an older version */
+typedef enum StaleVersion
+{
+	STALE_REPLAY = 'r',			/* it is replayed, with a reason */
+	STALE_EXECUTE = 'e'			/* the operation executes again */
+} StaleVersion;
+
+/* what becomes of a duplicate whose response was invalidated */
+typedef enum Invalidated
+{
+	INVALIDATED_EXECUTE = 'e',	/* the operation executes again */
+	INVALIDATED_ACKNOWLEDGE = 'a'	/* it is told that it was done */
+} Invalidated;
+
 /* how a scope is protected from too much; a number of 0 switches it off */
 typedef struct Restraint
 {
@@ -72,6 +86,12 @@ typedef struct Policy
 	Restraint	restraint;
 	Audit		audit;
 	bool		audit_payloads; /* with request and response */
+	int64		response_retention; /* or RETENTION_FOREVER: like the key's */
+	bool		store_response;
+	int32		response_version;
+	StaleVersion on_stale_version;
+	Invalidated on_invalidated;
+	bool		require_token;
 	Oid			allowed_role;	/* InvalidOid: no restriction */
 	bool		role_is_missing;	/* restricted to a role that isn't there */
 	CanonicalPaths *exclude;	/* cached: only until the next policy_get() */

@@ -214,13 +214,13 @@ erase_row(OpenKey *key)
 
 	if (key->probe.result == PROBE_NONE)
 		return false;
-	if (key->probe.result == PROBE_BUSY || row->state == KEY_RUNNING ||
-		row->state == KEY_RETRY)
+	if (key->probe.result == PROBE_BUSY || key->probe.own ||
+		row->state == KEY_RUNNING || row->state == KEY_RETRY)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_IN_PROGRESS),
-				 errmsg("the data of an unsettled claim cannot be erased, in scope \"%.*s\"",
+				 errmsg("the data of a claim that is not settled and committed cannot be erased, in scope \"%.*s\"",
 						key->identity->scope_len, key->identity->scope),
-				 errhint("Wait until it is settled, or resolve() it.")));
+				 errhint("Wait until it is, or resolve() it.")));
 	row->request = row->response = row->error = row->tag = NULL;
 	row->withheld = WITHHELD_ERASED;
 	decision_number_row(&key->policy, row);

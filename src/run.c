@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "settle.h"
+#include "tag.h"
 
 /* plans kept in a backend; one more, and all are made anew */
 #define RUN_PLANS_MAX 64
@@ -191,15 +192,17 @@ run_command(const char *command, Datum args)
 
 /*
  * run(scope text, key text, command text, args jsonb, request text,
- *	   principal text) returns record
+ *	   principal text, tag text) returns record
  */
 Datum
 idempotency_run(PG_FUNCTION_ARGS)
 {
 	ClaimRequest claim;
 	Answer		answer;
+	text	   *tag = TEXT_ARGUMENT(6);
 
 	catalog_check_writable("run()");
+	tag_check(tag);
 	claim_request_init(&claim, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1),
 					   TEXT_ARGUMENT(4), TEXT_ARGUMENT(5));
 	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
@@ -213,7 +216,7 @@ idempotency_run(PG_FUNCTION_ARGS)
 		answer.response = run_command(text_to_cstring(TEXT_ARGUMENT(2)),
 									  PG_GETARG_DATUM(3));
 		answer.expires_at = settle_finish(&claim.identity, answer.response, 0,
-										  NULL, &answer.finished_at);
+										  tag, &answer.finished_at);
 	}
 	PG_RETURN_DATUM(answer_datum(fcinfo, &answer));
 }

@@ -9,14 +9,15 @@
  *	1  q := the last number drawn
  *	2  X := the transactions that hold the lock on the sequence under which
  *	   numbers are drawn (counter.c), prepared ones included
- *	3  once all of X have ended, every entry up to q has been committed, and a
- *	   snapshot taken then sees it, or never will be
+ *	3  once all of X have let go of it, every entry up to q has been committed,
+ *	   and a snapshot taken then sees it, or never will be
  *
  * Whoever drew a number up to q did so before 1, and so was in X at 2 or had
- * ended by then: a lock is released only after the transaction's end is
- * visible.  Neither readers nor writers that have decided nothing are waited
- * for, and in what the clock or another cluster's transaction ids say there is
- * no trust, so it doesn't matter where the entries come from.
+ * ended by then: a lock is released only after the transaction's end, or the
+ * subtransaction's rollback, is visible.  Neither readers nor writers that have
+ * decided nothing are waited for, and in what the clock or another cluster's
+ * transaction ids say there is no trust, so it doesn't matter where the entries
+ * come from.
  *
  * X is kept from round to round until it has ended, so that a steady stream of
  * slow commits can't put sealing off for ever.
@@ -76,40 +77,63 @@ typedef struct SealBuilder
 	int			old_tail;		/* at level 0, sealed before */
 } SealBuilder;
 
+/* Who holds the lock under which numbers are drawn?  palloc'd. */
+static VirtualTransactionId *
+seal_holders(int *n)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId,
+						 catalog_relation(CATALOG_LEDGER_SEQ));
+	return GetLockConflicts(&tag, ShareLock, n);
+}
+
 /* Take a new watermark: steps 1 and 2. */
 static void
 seal_take_watermark(void)
 {
-	LOCKTAG		tag;
 	VirtualTransactionId *holders;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId,
-						 catalog_relation(CATALOG_LEDGER_SEQ));
 	watermark.seq = ledger_last_seq();
+	holders = seal_holders(&watermark.n);
 	if (watermark.holders)
 		pfree(watermark.holders);
-	watermark.holders = NULL;
-	holders = GetLockConflicts(&tag, ShareLock, &watermark.n);
 	watermark.holders =
 		MemoryContextAlloc(TopMemoryContext,
 						   Max(watermark.n, 1) * sizeof(VirtualTransactionId));
 	memcpy(watermark.holders, holders,
 		   watermark.n * sizeof(VirtualTransactionId));
 	watermark.pending = true;
+	pfree(holders);
 }
 
-/* Have the transactions of the watermark ended?  Forgets those that have. */
+/*
+ * Have the transactions of the watermark let go of the lock?  Forgets those
+ * that have: they have ended, or rolled back what had drawn a number.
+ */
 static bool
 seal_watermark_is_decided(void)
 {
+	VirtualTransactionId *holders;
+	int			nholders;
 	int			n = 0;
 
+	if (watermark.n == 0)
+		return true;
+	holders = seal_holders(&nholders);
 	for (int i = 0; i < watermark.n; i++)
 	{
-		if (!VirtualXactLock(watermark.holders[i], false))
-			watermark.holders[n++] = watermark.holders[i];
+		for (int j = 0; j < nholders; j++)
+		{
+			if (VirtualTransactionIdEquals(watermark.holders[i], holders[j]))
+			{
+				watermark.holders[n++] = watermark.holders[i];
+				break;
+			}
+		}
 	}
 	watermark.n = n;
+	pfree(holders);
 	return n == 0;
 }
 
@@ -399,11 +423,11 @@ seal_step(int step)
 	bool		any;
 
 	/* a restored table's numbers are others */
-	if (generation != catalog_ledger_generation())
+	if (generation != catalog_generation(CATALOG_LEDGER_ENTRY))
 	{
 		nothing_upto = -1;
 		watermark.pending = false;
-		generation = catalog_ledger_generation();
+		generation = catalog_generation(CATALOG_LEDGER_ENTRY);
 	}
 	/* a restore can bring entries below the last number */
 	if (last == 0 || (last == nothing_upto && now >= looked_at &&

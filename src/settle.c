@@ -29,11 +29,12 @@
 #include "fault.h"
 #include "key.h"
 #include "lease.h"
+#include "response.h"
 #include "settle.h"
+#include "tag.h"
 #include "tally.h"
+#include "token.h"
 #include "txn.h"
-
-#define TAG_MAX_BYTES		255
 
 COMPAT_FUNCTION_INFO(idempotency_finish);
 COMPAT_FUNCTION_INFO(idempotency_fail);
@@ -178,7 +179,11 @@ settle_retention(const Settle *settle, int64 asked)
 	policy_check_retention(&settle->policy, settle->identity->scope,
 						   settle->identity->scope_len, asked);
 	if (asked != 0)
+	{
+		token_check_asked_retention(&settle->policy, settle->identity, asked,
+									clock_now());
 		return asked;
+	}
 	return Min(settle->claim->state.retention, settle->policy.retention);
 }
 
@@ -286,11 +291,10 @@ settle_finish(Identity *identity, text *response, int64 asked, text *tag,
 	settle_open(&settle, retention);
 	if (settle.claim->state.settled)
 		settle_again(&settle, settle.row.state == KEY_SUCCEEDED &&
-					 keyrow_same_text(settle.row.response, response));
+					 response_repeats(&settle.row, response));
 	else
 	{
-		settle.row.response = (struct varlena *) response;
-		settle.row.tag = (struct varlena *) tag;
+		response_store(&settle.policy, identity, &settle.row, response, tag);
 		settle.row.error = NULL;
 		settle_write(&settle, retention);
 	}
@@ -416,7 +420,7 @@ idempotency_finish(PG_FUNCTION_ARGS)
 	catalog_check_writable("finish()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(6),
 				  TEXT_ARGUMENT(1));
-	policy_check_size("tag", (struct varlena *) tag, TAG_MAX_BYTES);
+	tag_check(tag);
 	if (!PG_ARGISNULL(3))
 		PG_RETURN_TIMESTAMPTZ(lease_finish(&identity, PG_GETARG_INT64(3),
 										   TEXT_ARGUMENT(2), retention, tag));

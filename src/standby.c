@@ -12,6 +12,8 @@
 
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "storage/spin.h"
 
 #include "standby.h"
@@ -27,6 +29,18 @@ standby_compare(const void *a, const void *b)
 }
 
 /*
+ * Does this process send the log to a standby?  A logical subscriber hasn't
+ * what isn't published to it.  A physical sender has no database.
+ */
+static bool
+standby_is_physical(pid_t pid)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+
+	return proc && !OidIsValid(proc->databaseId);
+}
+
+/*
  * Up to where have at least n standbys flushed the log?  With n = 0, anywhere;
  * 0 if there aren't as many.
  */
@@ -39,15 +53,19 @@ standby_flushed(int n)
 
 	if (n <= 0)
 		return PG_UINT64_MAX;
-	flushed = palloc(Max(max_wal_senders, 1) * sizeof(XLogRecPtr));
+	flushed = palloc((max_wal_senders + 1) * sizeof(XLogRecPtr));
 	for (int i = 0; i < max_wal_senders; i++)
 	{
 		WalSnd	   *sender = &WalSndCtl->walsnds[i];
 
+		pid_t		pid;
+
 		SpinLockAcquire(&sender->mutex);
-		if (sender->pid != 0 && sender->state == WALSNDSTATE_STREAMING)
-			flushed[found++] = sender->flush;
+		pid = sender->state == WALSNDSTATE_STREAMING ? sender->pid : 0;
+		flushed[found] = sender->flush;
 		SpinLockRelease(&sender->mutex);
+		if (pid != 0 && standby_is_physical(pid))
+			found++;
 	}
 	qsort(flushed, found, sizeof(XLogRecPtr), standby_compare);
 	if (found >= n)

@@ -175,6 +175,11 @@ tree_read_checkpoint(Relation rel, HeapTuple tuple, Checkpoint *checkpoint)
 	bool		isnull[CHECKPOINT_COLUMNS];
 
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
+	for (int i = 0; i < CHECKPOINT_COLUMNS; i++)
+	{
+		if (isnull[i])
+			tree_damaged(table);
+	}
 	checkpoint->size = DatumGetInt64(values[CHECKPOINT_SIZE - 1]);
 	checkpoint->sealed_at =
 		DatumGetTimestampTz(values[CHECKPOINT_SEALED_AT - 1]);
@@ -264,6 +269,9 @@ tree_read_tile(Relation rel, HeapTuple tuple, bool whole, Tile *tile)
 	bool		isnull[TILE_COLUMNS];
 
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
+	if (isnull[TILE_LEVEL - 1] || isnull[TILE_INDEX - 1] ||
+		isnull[TILE_ROOT - 1])
+		tree_damaged(table);
 	tile->level = DatumGetInt16(values[TILE_LEVEL - 1]);
 	tile->index = DatumGetInt64(values[TILE_INDEX - 1]);
 	if (tree_copy(table, values[TILE_ROOT - 1], &tile->root, DIGEST_LENGTH,

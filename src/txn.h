@@ -19,7 +19,8 @@ typedef struct TxnClaimState
 	bool		leased;			/* a leased claim was made: if it is rolled back,
 								 * that is told; it is not to be settled */
 	bool		commit_settles; /* policy: commit itself is the finish */
-	bool		had_row;		/* a row in state KEY_RETRY stood at "before" */
+	bool		had_row;		/* a row that was to be tried again, or to be
+								 * done again, stood at "before" */
 	KeyPlace	place;			/* the row's newest version */
 	KeyPlace	before;			/* the version that the claim replaced */
 	Ring		ring;			/* of the policy it was claimed by */

@@ -10,7 +10,8 @@
 # otherwise from a copy.
 #
 # Environment: PG_CONFIG; REGRESS and ISOLATION, the lists of tests (the
-# Makefile's by default); TAP, the list of TAP files (test/t/*.pl by default).
+# Makefile's by default); TAP, the list of TAP files (test/t/*.pl by default);
+# TAP_JOBS, how many of them run at once (2).
 #
 # It fails if a test fails, and if a stage ran nothing.
 
@@ -168,47 +169,69 @@ run_isolation()
 {
 	# shellcheck disable=SC2086
 	run_pg_regress isolation/pg_isolation_regress "$sources/test" test/isolation.conf \
-		${ISOLATION-$(make_variable ISOLATION)}
+		${ISOLATION-$(make_variable SPECS)}
 }
 
-# Each file by itself, so that its exit status can be told from its tests'.
+# tap_file FILE: runs one file by itself, so that its exit status can be told
+# from its tests'; leaves its log, and "PASSED FAILED" beside.
+tap_file()
+{
+	local file=$1 name log status=0 good bad start=$SECONDS
+
+	name=$(basename "$file" .pl)
+	log=$dir/$name.log
+	mkdir "$dir/$name"
+	[ "$(id -u)" != 0 ] || chown "$(pg_user):" "$dir/$name"
+	(
+		cd "$sources"
+		as_pg env -u MAKEFLAGS -u MAKELEVEL \
+			PATH="$pg_bindir:$PATH" PERL5LIB="$pgxs_src/test/perl:$sources/test/t" \
+			PG_CONFIG="$PG_CONFIG" PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
+			TESTDIR="$dir/$name" TESTDATADIR="$dir/$name/tmp_check" \
+			TESTLOGDIR="$dir/$name/tmp_check/log" PG_TEST_PORT_DIR="$dir/ports" \
+			prove --verbose --merge "$file" </dev/null 8>&-
+	) >"$log" 2>&1 || status=$?
+	good=$(count '^ok ' <"$log")
+	bad=$(grep -E '^not ok ' "$log" | count -v '# TODO')
+	if [ $status != 0 ] && [ "$bad" = 0 ]; then
+		bad=1
+	elif [ $((good + bad)) = 0 ] && ! grep -q '^Result: NOTESTS' "$log"; then
+		bad=1
+	fi
+	echo "$good $bad" >"$dir/$name.count"
+	if [ "$bad" != 0 ]; then
+		grep -E '^not ok ' "$log" | head -n 20 || true
+		echo "not ok - $file (status $status), the end of $log:"
+		tail -n 25 "$log"
+	elif [ "$good" = 0 ]; then
+		echo "skipped: $file ($(sed -n 's/.* skipped: //p' "$log"))"
+	else
+		echo "ok - $file: $good in $((SECONDS - start)) s"
+	fi
+}
+
+# They mostly wait for something, so some run at once: TAP_JOBS of them.
 run_tap()
 {
-	local file name log status good bad passed=0 failed=0 start
+	local file name good bad passed=0 failed=0 running=0
 
+	mkdir "$dir/ports"
+	[ "$(id -u)" != 0 ] || chown "$(pg_user):" "$dir/ports"
+	for file in ${TAP:-test/t/*.pl}; do
+		[ -f "$file" ] || continue
+		if [ $running -ge "${TAP_JOBS:-2}" ]; then
+			wait -n || true
+			running=$((running - 1))
+		fi
+		tap_file "$file" &
+		running=$((running + 1))
+	done
+	wait
 	for file in ${TAP:-test/t/*.pl}; do
 		[ -f "$file" ] || continue
 		name=$(basename "$file" .pl)
-		log=$dir/$name.log
-		mkdir "$dir/$name"
-		[ "$(id -u)" != 0 ] || chown "$(pg_user):" "$dir/$name"
-		status=0
-		start=$SECONDS
-		(
-			cd "$sources"
-			as_pg env -u MAKEFLAGS -u MAKELEVEL \
-				PATH="$pg_bindir:$PATH" PERL5LIB="$pgxs_src/test/perl:$sources/test/t" \
-				PG_CONFIG="$PG_CONFIG" PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
-				TESTDIR="$dir/$name" TESTDATADIR="$dir/$name/tmp_check" \
-				TESTLOGDIR="$dir/$name/tmp_check/log" \
-				prove --verbose --merge "$file" </dev/null 8>&-
-		) >"$log" 2>&1 || status=$?
-		good=$(count '^ok ' <"$log")
-		bad=$(grep -E '^not ok ' "$log" | count -v '# TODO')
-		if [ $status != 0 ] && [ "$bad" = 0 ]; then
-			bad=1
-		elif [ $((good + bad)) = 0 ] && ! grep -q '^Result: NOTESTS' "$log"; then
-			bad=1
-		fi
-		if [ "$bad" != 0 ]; then
-			grep -E '^not ok ' "$log" | head -n 20 || true
-			echo "not ok - $file (status $status), the end of $log:"
-			tail -n 25 "$log"
-		elif [ "$good" = 0 ]; then
-			echo "skipped: $file ($(sed -n 's/.* skipped: //p' "$log"))"
-		else
-			echo "ok - $file: $good in $((SECONDS - start)) s"
-		fi
+		good=0 bad=1
+		[ ! -s "$dir/$name.count" ] || read -r good bad <"$dir/$name.count"
 		passed=$((passed + good))
 		failed=$((failed + bad))
 	done

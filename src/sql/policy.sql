@@ -31,6 +31,12 @@ CREATE TABLE idempotency.scope_policy (
 	limit_interval_usec pg_catalog.int8,
 	audit pg_catalog."char",
 	audit_payloads pg_catalog.bool,
+	response_retention_usec pg_catalog.int8,
+	store_response pg_catalog.bool,
+	response_version pg_catalog.int4,
+	on_stale_version pg_catalog."char",
+	on_invalidated pg_catalog."char",
+	require_token pg_catalog.bool,
 	kept_short_until pg_catalog.timestamptz,
 	kept_day_until pg_catalog.timestamptz,
 	kept_week_until pg_catalog.timestamptz,
@@ -75,6 +81,12 @@ CREATE FUNCTION idempotency.configure(
 	limit_interval pg_catalog.interval DEFAULT NULL,
 	audit pg_catalog.text DEFAULT NULL,
 	audit_payloads pg_catalog.bool DEFAULT NULL,
+	response_retention pg_catalog.text DEFAULT NULL,
+	store_response pg_catalog.bool DEFAULT NULL,
+	response_version pg_catalog.int8 DEFAULT NULL,
+	on_stale_version pg_catalog.text DEFAULT NULL,
+	on_invalidated pg_catalog.text DEFAULT NULL,
+	require_token pg_catalog.bool DEFAULT NULL,
 	OUT scope pg_catalog.text,
 	OUT retention pg_catalog.text,
 	OUT wait pg_catalog.text,
@@ -104,6 +116,12 @@ CREATE FUNCTION idempotency.configure(
 	OUT limit_interval pg_catalog.text,
 	OUT audit pg_catalog.text,
 	OUT audit_payloads pg_catalog.bool,
+	OUT response_retention pg_catalog.text,
+	OUT store_response pg_catalog.bool,
+	OUT response_version pg_catalog.int4,
+	OUT on_stale_version pg_catalog.text,
+	OUT on_invalidated pg_catalog.text,
+	OUT require_token pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
@@ -143,6 +161,12 @@ CREATE FUNCTION idempotency.policy(
 	OUT limit_interval pg_catalog.text,
 	OUT audit pg_catalog.text,
 	OUT audit_payloads pg_catalog.bool,
+	OUT response_retention pg_catalog.text,
+	OUT store_response pg_catalog.bool,
+	OUT response_version pg_catalog.int4,
+	OUT on_stale_version pg_catalog.text,
+	OUT on_invalidated pg_catalog.text,
+	OUT require_token pg_catalog.bool,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';

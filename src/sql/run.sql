@@ -6,6 +6,7 @@ CREATE FUNCTION idempotency.run(
 	args pg_catalog.jsonb DEFAULT '{}',
 	request pg_catalog.text DEFAULT NULL,
 	principal pg_catalog.text DEFAULT '',
+	tag pg_catalog.text DEFAULT NULL,
 	OUT outcome pg_catalog.text,
 	OUT response pg_catalog.text,
 	OUT failed pg_catalog.bool,

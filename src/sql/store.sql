@@ -4,7 +4,10 @@
 --
 -- state: l = running (leased), s = succeeded, f = failed for good, r = failed and
 -- may be retried from retry_at on, x = failed as often as the policy allows.
--- The columns from lease_until on are those of leased claims.
+-- The columns from lease_until to saved_state are those of leased claims.
+-- response_version: of the policy when the response was stored; tag_generation:
+-- of the tag, as the finish has seen it; withheld: why a settled row has no
+-- response: n = the policy says not to store it.
 CREATE TABLE idempotency.key_short_0 (
 	id pg_catalog.uuid NOT NULL,
 	expires_at pg_catalog.timestamptz NOT NULL,
@@ -29,6 +32,8 @@ CREATE TABLE idempotency.key_short_0 (
 	application pg_catalog.text,
 	recovery_point pg_catalog.text,
 	saved_state pg_catalog.text,
+	response_version pg_catalog.int4,
+	tag_generation pg_catalog.int8,
 	withheld pg_catalog."char",
 	CONSTRAINT key_short_0_pkey PRIMARY KEY (id)
 );

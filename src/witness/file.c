@@ -19,6 +19,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <openssl/crypto.h>
+
 #include "file.h"
 
 #define TEMPORARY ".new"
@@ -49,7 +51,7 @@ file_read(int directory, const char *name, size_t max, Text *text, Failure *fail
 	error = errno;
 	if (!is_stdin)
 		close(fd);
-	explicit_bzero(buffer, sizeof(buffer));
+	OPENSSL_cleanse(buffer, sizeof(buffer));	/* it may have been a key */
 	if (n < 0)
 		return fail(failure, EXIT_TROUBLE, "could not read %s: %s", name, strerror(error));
 	if (text->len > max)

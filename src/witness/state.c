@@ -257,6 +257,7 @@ state_note_names(const State *state, int64_t max_size, char ***names)
 	while (directory != NULL && (entry = readdir(directory)) != NULL)
 	{
 		int64_t		size = size_of_name(entry->d_name);
+		char	   *name;
 
 		if (size < 0 || size > max_size)
 			continue;
@@ -268,10 +269,10 @@ state_note_names(const State *state, int64_t max_size, char ***names)
 				break;
 			*names = more;
 		}
-		(*names)[n] = strdup(entry->d_name);
-		if ((*names)[n] == NULL)
+		name = strdup(entry->d_name);
+		if (name == NULL)
 			break;
-		n++;
+		(*names)[n++] = name;
 	}
 	if (directory != NULL)
 		closedir(directory);

@@ -8,9 +8,9 @@
 # server, so that it says something on a noisy machine.  It fails no build.
 #
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
-# (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
+# (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_TAG_KEYS (1000000), BENCH_SECONDS of each pgbench round
 # (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
-# leases hot expiry growth ledger inbox.
+# leases hot expiry growth ledger tokens inbox.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -26,7 +26,8 @@ growth_keys=${BENCH_KEYS:-10000000}
 expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
-only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger inbox}
+tag_keys=${BENCH_TAG_KEYS:-1000000}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox}
 
 say()
 {
@@ -65,6 +66,7 @@ start()
 	server_start "$state" \
 		"shared_buffers = 8GB" \
 		"max_wal_size = 40GB" \
+		"max_connections = 250" \
 		"checkpoint_timeout = 1h" \
 		"autovacuum = off" \
 		"jit = off" \
@@ -316,6 +318,87 @@ bench_growth()
 	say "growth: filling in $growth_keys keys"
 	many=$(among many "$growth_keys" 240)
 	row "claim among $growth_keys keys / among 10000" "$many" "$few" us "<= 1.5"
+}
+
+# What it costs to require a token, to replay a tagged response and to invalidate
+# a tag with many keys; that a wrong token takes as long whatever is wrong; and
+# 200 clients that want one result.
+bench_tokens()
+{
+	local few many what wrong
+	say "tokens and tags: $rounds rounds"
+	psql_bench -c "CALL bench.empty()" -c "TRUNCATE bench.sample"
+	psql_bench -f "$here/tokens.sql"
+	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.measure(5, 1000, 0)" \
+		-c "TRUNCATE bench.sample" -c "CALL bench.measure($rounds, 1000, 5000)"
+	row "claim: require_token / without" "$(median token)" "$(median 'no token')" us "<= 1.25"
+
+	psql_bench -c "DELETE FROM bench.variant" -c "TRUNCATE bench.sample" -c "
+		INSERT INTO bench.variant SELECT n, what, format(
+			'SELECT count(*) FROM bench.wrong_token AS w WHERE w.what = %L AND i > \$1 AND i <= \$2 AND bench.refused(k) <> %L', what, 'ID401')
+		FROM (SELECT DISTINCT what, dense_rank() OVER (ORDER BY what) AS n FROM bench.wrong_token WHERE i = 1) AS w"
+	psql_bench -c "CALL bench.measure(3, 1000, 0)" -c "TRUNCATE bench.sample" \
+		-c "CALL bench.measure($rounds, 1000, 0)"
+	row "a wrong token: slowest kind / fastest" "$(psql_bench -c "SELECT max(us) FROM bench.median")" \
+		"$(psql_bench -c "SELECT min(us) FROM bench.median")" us "<= 1.05"
+
+	psql_bench -c "DELETE FROM bench.variant" -c "TRUNCATE bench.sample" -c "
+		INSERT INTO bench.variant VALUES
+		(1, 'tagged', 'SELECT count(*) FROM bench.key, LATERAL idempotency.claim(''bench.tag'', ''t'' || k) AS c WHERE i > \$1 AND i <= \$2'),
+		(2, 'untagged', 'SELECT count(*) FROM bench.key, LATERAL idempotency.claim(''bench.tag'', ''u'' || k) AS c WHERE i > \$1 AND i <= \$2')" -c "
+		SELECT count(idempotency.invalidate('bench.tag', 'tag-' || i, 'bench')) FROM generate_series(1, 1000) AS i;
+		SELECT count(*) FROM bench.key, LATERAL idempotency.claim('bench.tag', 't' || k) AS c,
+			LATERAL idempotency.finish('bench.tag', 't' || k, repeat('x', 200), tag => 'tag-' || i % 1000 + 1) AS f WHERE i <= 40000;
+		SELECT count(*) FROM bench.key, LATERAL idempotency.claim('bench.tag', 'u' || k) AS c,
+			LATERAL idempotency.finish('bench.tag', 'u' || k, repeat('x', 200)) AS f WHERE i <= 40000" >/dev/null
+	psql_bench -c "CALL bench.measure($rounds, 1000, 0)" -c "TRUNCATE bench.sample" \
+		-c "CALL bench.measure($rounds, 1000, 0)"
+	row "replay: tagged / untagged" "$(median tagged)" "$(median untagged)" us "<= 1.15"
+
+	say "invalidate: a tag with $tag_keys keys, and one with 1"
+	psql_bench -c "
+		SELECT count(*) FROM generate_series(1, $tag_keys) AS i, LATERAL idempotency.claim('bench.tag', 'many' || i) AS c,
+			LATERAL idempotency.finish('bench.tag', 'many' || i, tag => 'many') AS f;
+		SELECT idempotency.run('bench.tag', 'few', 'SELECT 1', tag => 'few')" >/dev/null
+	psql_bench -c "DELETE FROM bench.variant" -c "TRUNCATE bench.sample" -c "
+		INSERT INTO bench.variant SELECT 1, tag, format('SELECT count(idempotency.invalidate(''bench.tag'', %L, ''bench'')) FROM bench.key WHERE i > \$1 AND i <= \$2', tag)
+		FROM unnest('{many,few}'::text[]) AS tag"
+	psql_bench -c "SET log_min_messages = error" -c "CALL bench.measure(5, 100, 0)" -c "TRUNCATE bench.sample" \
+		-c "CALL bench.measure($rounds, 100, 0)"
+	row "invalidate: a tag with $tag_keys keys / with 1" "$(median many)" "$(median few)" us "<= 1.5"
+	bench_stampede
+}
+
+# together SCRIPT CLIENTS: milliseconds from the moment at which so many clients
+# start, each in a session that is warm, until the last one has its answer.
+together()
+{
+	local script=$1 clients=$2 at
+	rm -f "$state"/stampede.log*
+	at=$(date +%s.%N | awk '{ printf "%.3f", $1 + 8 }')
+	"$pg_bindir/pgbench" -n -M prepared -c "$clients" -j "$((clients > 2 ? 2 : clients))" -t 2 \
+		-l --log-prefix="$state/stampede.log" -D turn=0 -D "start=$at" -D "base=$(date +%s%N)" \
+		-D "command=SELECT pg_sleep(0.05)" -f "$here/$script.pgbench" bench >/dev/null 2>&1
+	cat "$state"/stampede.log* | awk -v at="$at" '{ end = $5 + $6 / 1e6 - at; if (end > last) last = end }
+		END { print last * 1000 }'
+}
+
+# 200 clients and one missing result that takes 50 ms.  What 200 clients take
+# that sleep 50 ms, each by itself, is what the machine takes to wake 200
+# processes and to tell their clients.
+bench_stampede()
+{
+	local i all='' one='' each=''
+	for i in 1 2 3; do
+		say "200 clients, one result: round $i of 3"
+		all="$all $(together stampede 200)"
+		each="$each $(together stampede_each 200)"
+		one="$one $(together stampede 1)"
+	done
+	row "200 clients, one result of 50 ms / 1 client" "$(echo "$all" | middle)" "$(echo "$one" | middle)" ms "<= 1.3"
+	row "  ... / 200 clients, 50 ms each, no claim" "$(echo "$all" | middle)" "$(echo "$each" | middle)" ms ""
+	row "  ... executions / results" "$(psql_bench -c "SELECT count(*) FROM idempotency.keys WHERE scope = 'bench.wait' AND attempt = 1")" \
+		"$(psql_bench -c "SELECT count(*) FROM idempotency.keys WHERE scope = 'bench.wait'")" "" "1"
 }
 
 start

@@ -41,6 +41,16 @@ has_pgbouncer()
 	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v pgbouncer >/dev/null
 }
 
+# Are there the headers that the witness is built with?
+has_witness_headers()
+{
+	local include
+
+	include=$("${PG_CONFIG:-pg_config}" --includedir 2>/dev/null || echo /usr/include/postgresql)
+	echo 'int key = EVP_PKEY_ED25519;' | cc -fsyntax-only -I"$include" -include libpq-fe.h \
+		-include openssl/evp.h -x c - 2>/dev/null
+}
+
 # Prints the packages of a server and its headers: of the major whose server is
 # installed already, if apt has its headers, otherwise of the one that the
 # metapackage names.
@@ -80,6 +90,7 @@ missing()
 	has_perl IPC::Run || echo libipc-run-perl
 	command -v npm >/dev/null || echo nodejs npm
 	has_psycopg || echo python3 python3-psycopg
+	has_witness_headers || echo libpq-dev libssl-dev
 }
 
 # Prints what is missing that one test would use, and is skipped without.

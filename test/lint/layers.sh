@@ -20,14 +20,14 @@ use warnings;
 my @layers = (
 	[qw(compat errors)],									# 0: everyone's
 	[qw(guc identity canonical jsontree es6number digest merkle fault
-		clock ring trace)],									# 1: pure
+		clock ring trace base64url)],									# 1: pure
 	[qw(catalog shmem counter entry standby)],				# 2: what a backend shares
 	[qw(policy incarnation stats history duty roster)],		# 3: settings, counts, what runs
 	[qw(keyrow store fence ledger tree breaker limit note)],	# 4: rows, and what restrains
-	[qw(txn tally decision)],								# 5: what this transaction holds
+	[qw(txn tally decision token tag response)],								# 5: what this transaction holds
 	[qw(answer claim configure failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
-	[qw(token inbox outbox saga trigger run batch benchmark explain proof
+	[qw(derive newkey inbox outbox saga trigger run batch benchmark explain proof
 		prune verify)],										# 7: what is built on it
 	[qw(launcher worker maintain health recorder seal export)],	# 8: operation
 	[qw(module)]);											# 9: wiring
@@ -44,6 +44,9 @@ my %sibling = (
 	store     => [qw(keyrow)],
 	breaker   => [qw(note)],
 	txn       => [qw(decision tally)],
+	tag       => [qw(decision)],
+	token     => [qw(decision)],
+	response  => [qw(tag)],
 	claim     => [qw(answer)],
 	failure   => [qw(answer)],
 	settle    => [qw(answer failure key lease)],

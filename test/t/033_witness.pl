@@ -839,8 +839,9 @@ foreach my $bad ('', substr($held, 0, -2), $held =~ s/ 1\n/ 2\n/r, $held =~ s/\n
 unlink "$state/held";
 ends('held is gone', 'state', qr/held is missing: restore it/, run_args());
 ok(!-e "$state/held", '... and does not begin anew');
-write_file('damaged/held', $held);
-ends('it is restored', 'done', qr/^$/, run_args());
+write_file('damaged/held', "idempotency-witness 1\n" . int(time()) . "\n" . (read_file("$state/latest") =~ s/\n\n.*/\n/sr));
+ends('it is restored from a note', 'done', qr/^$/, run_args());
+is(held(), 'ledger.example/4 340', '... and goes on');
 unlink "$state/latest";
 ($out) = ends('a note that is not there is signed again', 'done', qr/^$/, run_args());
 is(read_file("$state/latest"), $out, '... and stored');
@@ -1025,7 +1026,8 @@ SKIP:
 			($code, undef, my $err) = witness(\@args);
 			$wrong .= "$at: the next run ended with $code: $err" if $code != 0;
 			$wrong .= "$at: the next run holds " . held() . "\n" if held() ne $shown;
-			$wrong .= "$at: no note of what is held\n" if (witness([ 'verify', '--vkey', $vkey, "$state/latest" ]))[0] != 0 || join(' ', (split /\n/, read_file("$state/latest"))[ 0, 1 ]) ne $shown;
+			$wrong .= "$at: no good note\n" if $at % 8 == 0 && (witness([ 'verify', '--vkey', $vkey, "$state/latest" ]))[0] != 0;
+			$wrong .= "$at: no note of what is held\n" if join(' ', (split /\n/, read_file("$state/latest"))[ 0, 1 ]) ne $shown;
 		}
 	}
 	$session->quit;

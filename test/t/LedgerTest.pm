@@ -30,6 +30,7 @@ our @EXPORT = qw(
   wrong_ledger
   wrong_keys
   ledger_is_right
+  verify_says
   is_sealed
 );
 
@@ -431,6 +432,15 @@ sub ledger_is_right
 	push @{ $opt{seen} }, $ledger->{latest} if $opt{seen} && defined $ledger->{latest};
 	push @$leaves, @{ $ledger->{leaves} }[ @$leaves .. $ledger->{size} - 1 ] if $opt{leaves};
 	return $ledger;
+}
+
+# What verify() finds, against these external checkpoints; '' if nothing.
+sub verify_says
+{
+	my ($node, $db, @external) = @_;
+	my $texts = join ', ', map { q{convert_from('\x} . unpack('H*', $_) . q{', 'UTF8')} } @external;
+	return $node->safe_psql($db // 'postgres',
+		"SELECT concat_ws(': ', severity, what, place, detail) FROM idempotency.verify(external => ARRAY[$texts]::text[])");
 }
 
 # Wait until all that was committed is sealed; returns whether it was.
