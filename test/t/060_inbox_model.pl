@@ -35,7 +35,7 @@ my %consumers = (
 my @names = sort keys %consumers;
 
 my $node = new_node('inbox_model');
-my (@sessions, %committed, @log, %seen);
+my (@sessions, %committed, @log, %seen, $asked);
 
 # An error is answered as its SQLSTATE.
 sub ask
@@ -55,7 +55,9 @@ sub ask
 #
 # {there}: it has a row; {done}: events by "seq/subseq"; {mark}: of the
 # strategies that only know the last one; {first}, {closed}: where it begins,
-# and up to where an operator has put it; {ids}, {again}: by the event's id.
+# and up to where an operator has put it; {ids}: by the event's id.  Beside it,
+# "again ...": events to be processed once more, and those whose rows a
+# transaction has touched.
 #----------------------------------------------------------------------
 sub begin_sequence
 {
@@ -201,14 +203,16 @@ sub take_again
 		foreach my $other (0 .. $#sessions)
 		{
 			my $his = $other == $s ? undef : $sessions[$other]{work}{"again $c"};
-			next unless $his && !!$his->{$name} != !!$committed{"again $c"}{$name};
+			next unless $his && $his->{"touched $name"};
 			return 'in_progress';
 		}
-		return $outcome if !$committed{"again $c"}{$name};
+		$again = $sessions[$s]{work}{"again $c"} // $committed{"again $c"};
+		return $outcome if !$again->{$name};
 	}
-	# two transactions may each take one of theirs
-	$sessions[$s]{took}{"$c $name"} = 1;
-	delete change($s, "again $c")->{$name};
+	my $changed = change($s, "again $c");
+
+	delete $changed->{$name};
+	$changed->{"touched $name"} = 1;
 	return 'process';
 }
 
@@ -245,7 +249,8 @@ sub prepare
 sub step_ids
 {
 	my ($s, $c) = @_;
-	my $id = 'e' . int(rand(50));
+	# mostly new ones
+	my $id = 'e' . (int(rand(8)) + int($asked++ / 3));
 	my $expected;
 	my ($state) = view($s, "$c $id");
 
@@ -356,7 +361,7 @@ sub step_operator
 		  : $state->{there} && was_done($c, $state, $seq, $sub);
 
 		$expected = $again->{$name} || $known ? 't' : 'f';
-		change($s, "again $c")->{$name} = 1 if $expected eq 't';
+		@{ change($s, "again $c") }{ $name, "touched $name" } = (1, 1) if $expected eq 't';
 		$answer = ask($s, "SELECT idempotency.redeliver('$c', 's', 'test', "
 			  . ($strategy =~ /id/ ? "event_id => '$id')" : "seq => $seq, subseq => $sub)"));
 	}
@@ -383,7 +388,7 @@ sub step_operator
 		$changed->{first} = 0;
 		@{$changed}{qw(closed closed_sub)} = ($seq, $sub);
 		$changed->{mark} = [ $seq, $sub ];
-		%$again = ();
+		%$again = map { /^touched/ ? ($_ => 1) : ("touched $_" => 1) } keys %$again;
 		$expected = $seq;
 		$answer = ask($s, "SELECT position FROM idempotency.set_position('$c', 's', $seq, 'test', $sub)");
 	}
@@ -413,7 +418,18 @@ sub end_transaction
 
 	if ($commit)
 	{
-		$committed{$_} = $sessions[$s]{work}{$_} foreach keys %{ $sessions[$s]{work} };
+		foreach my $what (keys %{ $sessions[$s]{work} })
+		{
+			my $work = $sessions[$s]{work}{$what};
+
+			if ($what !~ /^again/) { $committed{$what} = $work; next; }
+			# several transactions may each have touched some
+			foreach my $name (map { /^touched (.*)/ ? $1 : () } keys %$work)
+			{
+				if ($work->{$name}) { $committed{$what}{$name} = 1; }
+				else { delete $committed{$what}{$name}; }
+			}
+		}
 	}
 	@{ $sessions[$s] }{qw(work saved open)} = ({}, [], 0);
 	return;
@@ -504,6 +520,7 @@ foreach my $seed (@seeds)
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, 'CREATE EXTENSION idempotency');
 	@log = ();
+	$asked = 0;
 	%committed = ();
 	@sessions = map { { psql => session($node, db => $db), open => 0, work => {}, saved => [] } } 1 .. 3;
 	$_->{psql}->query_safe('\\set VERBOSITY sqlstate') foreach @sessions;
