@@ -22,7 +22,9 @@ PGFILEDESC = "idempotency - operations that take effect once"
 SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonical_path catalog \
 	catalog_check claim claim_admit claim_decide claim_record claim_settled configure configure_show \
 	counter decision derive digest duty entry es6number explain export failure fault fence guc health \
-	history identity incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
+	history identity inbox inbox_after inbox_configure inbox_decide inbox_delivery inbox_event \
+	inbox_many inbox_operator inbox_policy inbox_ranges inbox_read inbox_row inbox_stream inbox_table \
+	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
 	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
 	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
 	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
@@ -33,7 +35,7 @@ OBJS = $(SUBJECTS:%=src/%.o)
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	health verify
+	inbox health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -45,11 +47,11 @@ DOCS = README.md
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
 	settle policy batch run trigger lookup maintain stats ledger verify \
-	security
+	inbox security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox
 
 #------------------------------------------------------------------------
 # compiling

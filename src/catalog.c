@@ -83,7 +83,12 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_TOKEN_KEY] = "token_key",
 	[CATALOG_TAG_GENERATION] = "tag_generation",
 	[CATALOG_TAG_GENERATION_PKEY] = "tag_generation_pkey",
-	[CATALOG_TAG_GENERATION_SEQ] = "tag_generation_seq"
+	[CATALOG_TAG_GENERATION_SEQ] = "tag_generation_seq",
+	[CATALOG_INBOX_POLICY] = "inbox_policy",
+	[CATALOG_INBOX_STREAM] = "inbox_stream",
+	[CATALOG_INBOX_STREAM_PKEY] = "inbox_stream_pkey",
+	[CATALOG_INBOX_EVENT] = "inbox_event",
+	[CATALOG_INBOX_EVENT_PKEY] = "inbox_event_pkey"
 };
 
 static ResultDesc result_descs[RESULT_DESCS];

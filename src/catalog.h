@@ -41,6 +41,11 @@ typedef enum CatalogRelation
 	CATALOG_TAG_GENERATION,
 	CATALOG_TAG_GENERATION_PKEY,
 	CATALOG_TAG_GENERATION_SEQ,
+	CATALOG_INBOX_POLICY,
+	CATALOG_INBOX_STREAM,
+	CATALOG_INBOX_STREAM_PKEY,
+	CATALOG_INBOX_EVENT,
+	CATALOG_INBOX_EVENT_PKEY,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -65,6 +70,8 @@ extern uint64 catalog_generation(CatalogRelation relation);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
+extern void catalog_require_indexed(Relation heap, CatalogRelation index,
+									const char *column, const char *use);
 extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_plain(Relation heap, Segment segment);
 

@@ -195,3 +195,26 @@ catalog_require_ledger(Relation heap)
 	if (obstacle)
 		catalog_refuse(heap, "record decisions", obstacle);
 }
+
+/*
+ * Likewise for a table that has one index, on a column of this name; use says
+ * what the table is for.  Raises 55000.
+ */
+void
+catalog_require_indexed(Relation heap, CatalogRelation index,
+						const char *column, const char *use)
+{
+	const char *obstacle = catalog_obstacle(heap);
+	List	   *indexes = RelationGetIndexList(heap);
+
+	if (obstacle == NULL && heap->trigdesc != NULL)
+		obstacle = "It has a trigger or a foreign key.";
+	if (obstacle == NULL &&
+		(list_length(indexes) != 1 ||
+		 !catalog_index_is(catalog_relation(index), RelationGetRelid(heap),
+						   column, true)))
+		obstacle = "It lacks its index, or has another.";
+	list_free(indexes);
+	if (obstacle)
+		catalog_refuse(heap, use, obstacle);
+}

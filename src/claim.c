@@ -59,6 +59,25 @@ COMPAT_FUNCTION_INFO(idempotency_claim);
 COMPAT_FUNCTION_INFO(idempotency_claim_or_raise);
 COMPAT_FUNCTION_INFO(idempotency_once);
 
+/*
+ * Refuse a scope that is for events.  Raises ID400.
+ */
+static void
+claim_refuse_reserved(const Identity *identity)
+{
+	static const char reserved[] = SCOPE_RESERVED;
+	int			len = sizeof(reserved) - 1;
+
+	if (identity->scope_len >= len &&
+		memcmp(identity->scope, reserved, len) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("scope \"%.*s\" is reserved for events",
+						identity->scope_len, identity->scope),
+				 errhint("A consumer calls accept(); for anything else, use a scope that doesn't begin with \"%s\".",
+						 reserved)));
+}
+
 /* A request for a claim by the policy's terms.  Raises ID400. */
 void
 claim_request_init(ClaimRequest *claim, text *scope, text *key, text *request,
@@ -66,6 +85,7 @@ claim_request_init(ClaimRequest *claim, text *scope, text *key, text *request,
 {
 	memset(claim, 0, sizeof(*claim));
 	identity_make(&claim->identity, scope, principal, key);
+	claim_refuse_reserved(&claim->identity);
 	claim->slot = stats_slot(claim->identity.scope,
 							 claim->identity.scope_len);
 	claim->request = request;

@@ -82,7 +82,7 @@ configure_row(PolicyRow *row, text *scope)
  * interval can't be infinite before PostgreSQL 17.)  Raises what interval
  * input raises.
  */
-static int64
+int64
 configure_duration(text *value)
 {
 	char	   *string = text_to_cstring(value);
@@ -518,6 +518,35 @@ configure_keep(Relation rel, text *scope, List *reaches)
 	configure_set(&row, POLICY_KEPT_XID,
 				  FullTransactionIdGetDatum(ReadNextFullTransactionId()));
 	configure_write(rel, scope, &row);
+}
+
+/*
+ * See to it that a scope remembers its keys for at least so long, microseconds
+ * or RETENTION_FOREVER.
+ */
+void
+configure_raise_retention(text *scope, int64 retention)
+{
+	const char *name = VARDATA_ANY(scope);
+	int			len = VARSIZE_ANY_EXHDR(scope);
+	Relation	rel = table_open(catalog_policy_table(), AccessExclusiveLock);
+	Policy		policy;
+
+	policy_get(name, len, &policy);
+	if (policy.retention < retention)
+	{
+		List	   *reaches = configure_reaches(scope);
+		PolicyRow	row;
+
+		configure_row(&row, scope);
+		configure_set(&row, POLICY_RETENTION, Int64GetDatum(retention));
+		configure_write(rel, scope, &row);
+		configure_keep(rel, scope, reaches);
+		decision_general(ENTRY_CONFIGURED, name, len,
+						 psprintf("{\"policy\": {\"retention\": \"%s\"}}",
+								  TextDatumGetCString(configure_duration_text(retention))));
+	}
+	table_close(rel, NoLock);
 }
 
 /*

@@ -79,7 +79,7 @@ configure_audit_name(Audit value)
 }
 
 /* A duration as text, such as interval output gives; 'infinity' if it is. */
-static Datum
+Datum
 configure_duration_text(int64 duration)
 {
 	Interval	interval = {0};

@@ -94,7 +94,11 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_PRUNED] = "pruned",
 	[ENTRY_LOST] = "lost",
 	[ENTRY_INVALIDATED] = "invalidated",
-	[ENTRY_TOKEN_KEY] = "token_key"
+	[ENTRY_TOKEN_KEY] = "token_key",
+	[ENTRY_SKIPPED] = "skipped",
+	[ENTRY_POSITIONED] = "positioned",
+	[ENTRY_REDELIVERED] = "redelivered",
+	[ENTRY_DEAD] = "dead"
 };
 
 /* a text, to be hashed */

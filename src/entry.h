@@ -44,10 +44,14 @@ typedef enum EntryDecision
 	ENTRY_PRUNED,				/* old entries were removed */
 	ENTRY_LOST,					/* notes of the kinds that the worker writes */
 	ENTRY_INVALIDATED,			/* the responses of a tag */
-	ENTRY_TOKEN_KEY				/* a new key signs tokens */
+	ENTRY_TOKEN_KEY,			/* a new key signs tokens */
+	ENTRY_SKIPPED,				/* events that a consumer missed were given up */
+	ENTRY_POSITIONED,			/* a consumer goes on elsewhere in a stream */
+	ENTRY_REDELIVERED,			/* an event may be processed once more */
+	ENTRY_DEAD					/* an event is given up */
 } EntryDecision;
 
-#define ENTRY_DECISIONS (ENTRY_TOKEN_KEY + 1)
+#define ENTRY_DECISIONS (ENTRY_DEAD + 1)
 
 /* columns of a digest, in an entry */
 typedef enum EntryDigest

@@ -11,6 +11,7 @@
 #include "utils/uuid.h"
 
 #define SCOPE_MAX_BYTES			128
+#define SCOPE_RESERVED			"inbox/"	/* scopes that begin so are for events */
 #define PRINCIPAL_MAX_BYTES		128
 #define KEY_MAX_BYTES			1024	/* no policy may allow more */
 #define KEY_DEFAULT_BYTES		255

@@ -18,6 +18,7 @@
 #include "fault.h"
 #include "guc.h"
 #include "history.h"
+#include "inbox.h"
 #include "launcher.h"
 #include "limit.h"
 #include "maintain.h"
@@ -66,5 +67,8 @@ _PG_init(void)
 	export_init();
 	token_init();
 	tag_init();
+	inbox_policy_init();
+	inbox_stream_init();
+	inbox_delivery_init();
 	launcher_init();
 }

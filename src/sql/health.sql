@@ -89,13 +89,26 @@ FROM (
 	FROM idempotency.notes_dropped_at() AS n(at)
 	WHERE n.at OPERATOR(pg_catalog.>)
 		(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 hour'::pg_catalog.interval)
+	UNION ALL
+	SELECT 'gap_old', 'warning', 'inbox/' OPERATOR(pg_catalog.||) s.consumer,
+		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(s.gap_since))::pg_catalog.float8,
+		300, pg_catalog.min(s.gap_since)
+	FROM idempotency.consumers AS s
+	WHERE s.gap_since OPERATOR(pg_catalog.<)
+		(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '5 minutes'::pg_catalog.interval)
+	GROUP BY s.consumer
+	UNION ALL
+	SELECT 'dead_events', 'warning', 'inbox/' OPERATOR(pg_catalog.||) d.consumer,
+		pg_catalog.count(*), 0, pg_catalog.min(d.died_at)
+	FROM idempotency.dead_events AS d
+	GROUP BY d.consumer
 ) AS a(name, severity, scope, value, threshold, since);
 COMMENT ON VIEW idempotency.alerts IS
 	'what needs somebody''s attention, now; empty if nothing does';
 COMMENT ON COLUMN idempotency.alerts.scope IS
 	'the scope; of rotation_late, the table; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events';
 COMMENT ON COLUMN idempotency.alerts.since IS
 	'when it began, where that is known';
 -- tells how an operation fares; grant it to operators
