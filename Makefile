@@ -23,12 +23,13 @@ SUBJECTS = claim_record counter decision entry explain export incarnation ledger
 	claim_decide configure configure_show digest duty es6number failure fault fence guc \
 	health history identity jsontree key keyrow launcher lease limit lookup maintain merkle merkle_test module \
 	note operator policy ring roster run settle shmem stats store store_open tally trigger \
-	txn worker
+	txn worker \
+	catalog_check watermark outbox outbox_table outbox_policy outbox_relay outbox_read outbox_admin outbox_rotate
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger canonical merkle claim settle lease operator batch run \
-	lookup trigger maintain stats breaker note worker \
+	lookup trigger maintain stats breaker note worker outbox \
 	health
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)

@@ -8,10 +8,7 @@
  * invalidation of any of them.  The callback only clears flags: it can run
  * inside any lock acquisition, so nobody keeps a pointer into this state.
  *
- * The library writes its tables directly.  What others may have put on them
- * (triggers, row security, partitions, a second index, Citus metadata) would
- * be bypassed in silence, and a key could be claimed twice.  Therefore each
- * table is checked when it is first used after an invalidation.
+ * catalog_check.c has whether they are as they were made.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,6 +65,7 @@ static struct
 	uint64		policy_generation;
 	uint64		incarnation_generation;
 	uint64		ledger_generation;
+	uint64		generation;
 }			catalog;
 
 static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
@@ -85,7 +83,15 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_LEDGER_CHECKPOINT_PKEY] = "ledger_checkpoint_pkey",
 	[CATALOG_LEDGER_WITNESS] = "ledger_witness",
 	[CATALOG_LEDGER_WITNESS_PKEY] = "ledger_witness_pkey",
-	[CATALOG_LEDGER_PRUNE] = "ledger_prune"
+	[CATALOG_LEDGER_PRUNE] = "ledger_prune",
+	[CATALOG_OUTBOX_SEQ] = "outbox_seq",
+	[CATALOG_OUTBOX_POLICY] = "outbox_policy",
+	[CATALOG_OUTBOX_RELAY] = "outbox_relay",
+	[CATALOG_OUTBOX] = "outbox_0", "outbox_1", "outbox_2", "outbox_3",
+	[CATALOG_OUTBOX_PKEY] = "outbox_0_pkey", "outbox_1_pkey",
+	"outbox_2_pkey", "outbox_3_pkey",
+	[CATALOG_OUTBOX_ID] = "outbox_0_id", "outbox_1_id", "outbox_2_id",
+	"outbox_3_id"
 };
 
 static ResultDesc result_descs[RESULT_DESCS];
@@ -115,7 +121,10 @@ catalog_relation_changed(Datum arg, Oid relid)
 	for (int i = 0; i < CATALOG_RELATIONS && !ours; i++)
 		ours = relid == catalog.relation[i];
 	if (ours)
+	{
 		catalog.valid = false;
+		catalog.generation++;
+	}
 }
 
 /* Some function was created, changed or dropped. */
@@ -132,6 +141,7 @@ catalog_init(void)
 	catalog.policy_generation = 1;
 	catalog.incarnation_generation = 1;
 	catalog.ledger_generation = 1;
+	catalog.generation = 1;
 	CacheRegisterRelcacheCallback(catalog_relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, catalog_function_changed,
 								  (Datum) 0);
@@ -346,6 +356,13 @@ catalog_ledger_generation(void)
 	return catalog.ledger_generation;
 }
 
+/* Rises whenever any of our relations may have changed. */
+uint64
+catalog_generation(void)
+{
+	return catalog.generation;
+}
+
 /* The role that owns the extension's tables. */
 Oid
 catalog_owner(void)
@@ -371,172 +388,6 @@ catalog_check_writable(const char *command)
 	PreventCommandIfReadOnly(command);
 	PreventCommandIfParallelMode(command);
 	PreventCommandDuringRecovery(command);
-}
-
-/*
- * Refuse a table of ours that hasn't as many columns as this library knows: it
- * was made by another one that had the same version.  Raises 55000.
- */
-void
-catalog_require_columns(Relation rel, int n)
-{
-	if (RelationGetDescr(rel)->natts != n)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s.%s\" has %d columns, but the library knows %d",
-						IDEMPOTENCY_SCHEMA, RelationGetRelationName(rel),
-						RelationGetDescr(rel)->natts, n),
-				 errhint("Install the library that belongs to the extension's SQL objects, or run ALTER EXTENSION idempotency UPDATE.")));
-}
-
-/*
- * Does Citus know this table?  Then the local one may be a mere shell of a
- * distributed table.
- */
-static bool
-catalog_is_distributed(Oid relid)
-{
-	Oid			metadata = get_relname_relid("pg_dist_partition",
-											 PG_CATALOG_NAMESPACE);
-	AttrNumber	attno;
-	Relation	rel;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	if (!OidIsValid(metadata))
-		return false;
-	attno = get_attnum(metadata, "logicalrelid");
-	if (attno == InvalidAttrNumber)
-		return false;
-	rel = table_open(metadata, AccessShareLock);
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		datum = heap_getattr(tuple, attno, RelationGetDescr(rel),
-										 &isnull);
-
-		found = !isnull && DatumGetObjectId(datum) == relid;
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
-/* Is this a valid index on the column alone, unique or else partial? */
-static bool
-catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
-{
-	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	Form_pg_index form;
-	bool		is;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	form = (Form_pg_index) GETSTRUCT(tuple);
-	is = form->indrelid == relid && form->indisvalid && form->indnatts == 1 &&
-		form->indkey.values[0] == get_attnum(relid, column) &&
-		form->indisunique == unique &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) == unique;
-	ReleaseSysCache(tuple);
-	return is;
-}
-
-/* Does the table have its two indexes, and no other? */
-static bool
-catalog_has_own_indexes(Relation heap, Segment segment)
-{
-	Oid			relid = RelationGetRelid(heap);
-	List	   *indexes = RelationGetIndexList(heap);
-	int			n = list_length(indexes);
-
-	list_free(indexes);
-	return n == 2 &&
-		catalog_index_is(catalog_segment_index(segment), relid, "id", true) &&
-		catalog_index_is(catalog_segment_running_index(segment), relid,
-						 "scope", false);
-}
-
-/* Why can't a table of ours be written directly?  NULL if it can. */
-static const char *
-catalog_obstacle(Relation heap)
-{
-	Form_pg_class form = heap->rd_rel;
-	TupleConstr *constraints = RelationGetDescr(heap)->constr;
-
-	if (form->relkind != RELKIND_RELATION || form->relispartition ||
-		form->relam != HEAP_TABLE_AM_OID)
-		return "It is not a plain heap table.";
-	/* relhassubclass may be out of date */
-	if (form->relhassubclass &&
-		find_inheritance_children(RelationGetRelid(heap), NoLock) != NIL)
-		return "It has an inheritance child.";
-	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
-		return "It is not a logged table.";
-	if (heap->rd_rules != NULL)
-		return "It has a rule.";
-	if (form->relrowsecurity)
-		return "It has row security.";
-	if (constraints && (constraints->num_check > 0 ||
-						constraints->num_defval > 0))
-		return "It has a check constraint or a default.";
-	if (catalog_is_distributed(RelationGetRelid(heap)))
-		return "It is a distributed table.";
-	return NULL;
-}
-
-/* Raises 55000: the table isn't what a direct write would do justice to. */
-static void
-catalog_refuse(Relation heap, const char *use, const char *obstacle)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table \"%s.%s\" cannot be used to %s",
-					IDEMPOTENCY_SCHEMA, RelationGetRelationName(heap), use),
-			 errdetail_internal("%s", obstacle),
-			 errhint("The extension writes its tables directly; restore the table to the form in which CREATE EXTENSION made it.")));
-}
-
-/*
- * Refuse a segment's table if a direct write would not do justice to it.  The
- * caller holds a lock on it.  Raises 55000.
- */
-void
-catalog_require_plain(Relation heap, Segment segment)
-{
-	const char *obstacle = catalog_obstacle(heap);
-
-	if (obstacle == NULL && heap->trigdesc != NULL)
-		obstacle = "It has a trigger or a foreign key.";
-	if (obstacle == NULL && !catalog_has_own_indexes(heap, segment))
-		obstacle = "It lacks one of its indexes, or has another.";
-	if (obstacle)
-		catalog_refuse(heap, "remember idempotency keys", obstacle);
-}
-
-/*
- * Likewise for the ledger's table, which has a trigger of ours.  Raises 55000.
- */
-void
-catalog_require_ledger(Relation heap)
-{
-	const char *obstacle = catalog_obstacle(heap);
-	List	   *indexes = RelationGetIndexList(heap);
-
-	if (obstacle == NULL && heap->trigdesc != NULL &&
-		(heap->trigdesc->numtriggers > 1 ||
-		 strcmp(heap->trigdesc->triggers[0].tgname,
-				"ledger_entry_append_only") != 0))
-		obstacle = "It has a trigger or a foreign key of somebody else's.";
-	if (obstacle == NULL &&
-		(list_length(indexes) != 1 ||
-		 !catalog_index_is(catalog.relation[CATALOG_LEDGER_ENTRY_PKEY],
-						   RelationGetRelid(heap), "seq", true)))
-		obstacle = "It lacks its index, or has another.";
-	list_free(indexes);
-	if (obstacle)
-		catalog_refuse(heap, "record decisions", obstacle);
 }
 
 /* Forget the result descriptors that a change of functions made doubtful. */

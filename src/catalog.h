@@ -19,6 +19,8 @@
 #define IDEMPOTENCY_SCHEMA	"idempotency"
 #define IDEMPOTENCY_VERSION "0.1.0"
 
+#define OUTBOX_SLOTS		4	/* tables of the outbox */
+
 /* tables, indexes and sequences that are looked up by their names */
 typedef enum CatalogRelation
 {
@@ -37,6 +39,13 @@ typedef enum CatalogRelation
 	CATALOG_LEDGER_WITNESS,
 	CATALOG_LEDGER_WITNESS_PKEY,
 	CATALOG_LEDGER_PRUNE,
+	CATALOG_OUTBOX_SEQ,
+	CATALOG_OUTBOX_POLICY,
+	CATALOG_OUTBOX_RELAY,
+	CATALOG_OUTBOX,				/* the first of the ring's tables */
+	CATALOG_OUTBOX_PKEY = CATALOG_OUTBOX + OUTBOX_SLOTS,
+	CATALOG_OUTBOX_ID = CATALOG_OUTBOX_PKEY + OUTBOX_SLOTS,
+	CATALOG_OUTBOX_LAST = CATALOG_OUTBOX_ID + OUTBOX_SLOTS - 1,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -59,10 +68,12 @@ extern void catalog_segment_see_empty(Segment segment, int64 epoch);
 extern uint64 catalog_policy_generation(void);
 extern uint64 catalog_incarnation_generation(void);
 extern uint64 catalog_ledger_generation(void);
+extern uint64 catalog_generation(void);
 extern TupleDesc catalog_result_desc(FunctionCallInfo fcinfo);
 extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
 extern void catalog_require_ledger(Relation heap);
+extern void catalog_require_outbox(Relation heap, int slot);
 extern void catalog_require_plain(Relation heap, Segment segment);
 
 #endif							/* IDEMPOTENCY_CATALOG_H */

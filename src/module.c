@@ -22,6 +22,7 @@
 #include "limit.h"
 #include "maintain.h"
 #include "note.h"
+#include "outbox.h"
 #include "policy.h"
 #include "recorder.h"
 #include "roster.h"
@@ -62,5 +63,6 @@ _PG_init(void)
 	recorder_init();
 	seal_init();
 	export_init();
+	outbox_init();
 	launcher_init();
 }
