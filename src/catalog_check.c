@@ -78,9 +78,10 @@ catalog_is_distributed(Oid relid)
 	return found;
 }
 
-/* Is this a valid index on the column alone, unique or else partial? */
+/* Is this a valid index on the column alone, and of this kind? */
 static bool
-catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
+catalog_index_is(Oid index, Oid relid, const char *column, bool unique,
+				 bool partial)
 {
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	Form_pg_index form;
@@ -92,7 +93,7 @@ catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
 	is = form->indrelid == relid && form->indisvalid && form->indnatts == 1 &&
 		form->indkey.values[0] == get_attnum(relid, column) &&
 		form->indisunique == unique &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) == unique;
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) != partial;
 	ReleaseSysCache(tuple);
 	return is;
 }
@@ -107,9 +108,10 @@ catalog_has_own_indexes(Relation heap, Segment segment)
 
 	list_free(indexes);
 	return n == 2 &&
-		catalog_index_is(catalog_segment_index(segment), relid, "id", true) &&
+		catalog_index_is(catalog_segment_index(segment), relid, "id", true,
+						 false) &&
 		catalog_index_is(catalog_segment_running_index(segment), relid,
-						 "scope", false);
+						 "scope", false, true);
 }
 
 /* Why can't a table of ours be written directly?  NULL if it can. */
@@ -186,7 +188,7 @@ catalog_require_ledger(Relation heap)
 	if (obstacle == NULL &&
 		(list_length(indexes) != 1 ||
 		 !catalog_index_is(catalog_relation(CATALOG_LEDGER_ENTRY_PKEY),
-						   RelationGetRelid(heap), "seq", true)))
+						   RelationGetRelid(heap), "seq", true, false)))
 		obstacle = "It lacks its index, or has another.";
 	list_free(indexes);
 	if (obstacle)
@@ -209,9 +211,9 @@ catalog_require_outbox(Relation heap, int slot)
 	if (obstacle == NULL &&
 		(list_length(indexes) != 2 ||
 		 !catalog_index_is(catalog_relation(CATALOG_OUTBOX_PKEY + slot), relid,
-						   "position", true) ||
+						   "position", true, false) ||
 		 !catalog_index_is(catalog_relation(CATALOG_OUTBOX_ID + slot), relid,
-						   "id", false)))
+						   "id", false, false)))
 		obstacle = "It lacks one of its indexes, or has another.";
 	list_free(indexes);
 	if (obstacle)

@@ -13,10 +13,10 @@
  * the end of the transaction (counter.c), by which readers know below which
  * number nothing can appear any more.  An id that could have been emitted
  * before is looked for, and written, under its lock; if another transaction
- * has it in hand, its end is waited for without that.  The ids of a transaction
- * are written in their own order, so that two that emit the same ones don't
- * wait for each other; since their positions are drawn before, those are in the
- * order in which they were emitted.
+ * has it in hand, its end is waited for without that.  So two transactions that
+ * emit the same ids in another order can wait for each other (40P01).  To write
+ * them in the ids' order would prevent that, but logical decoding shows rows in
+ * the order in which they were written.
  *
  *-------------------------------------------------------------------------
  */
@@ -213,39 +213,6 @@ outbox_insert_once(OutboxWriter *writer, int slot, const OutboxEvent *event)
 	identity_unlock(&identity.id);
 }
 
-/* By id, and the same ids in the order in which they were emitted. */
-static int
-outbox_compare(const void *a, const void *b)
-{
-	const OutboxEvent *left = *(OutboxEvent *const *) a;
-	const OutboxEvent *right = *(OutboxEvent *const *) b;
-	int			order = memcmp(left->id, right->id,
-							   Min(left->id_len, right->id_len));
-
-	if (order == 0)
-		order = left->id_len - right->id_len;
-	if (order == 0)
-		order = left < right ? -1 : 1;
-	return order;
-}
-
-/* Insert those that nobody can have emitted before; returns how many others. */
-static int
-outbox_insert_new(OutboxWriter *writer, OutboxEvent *events, int n,
-				  OutboxEvent **others)
-{
-	int			left = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		if (events[i].is_new)
-			outbox_insert(writer, &events[i]);
-		else
-			others[left++] = &events[i];
-	}
-	return left;
-}
-
 /*
  * Write n events, in this order, in this transaction: their positions are drawn
  * now.  Those whose ids are known already are left out.  Raises 55000 if the
@@ -259,8 +226,6 @@ outbox_write(OutboxEvent *events, int n)
 	TimestampTz now = clock_now();
 	int64		first;
 	int			slot;
-	int			left;
-	OutboxEvent **others = palloc(n * sizeof(OutboxEvent *));
 	bool		toasts = false;
 
 	outbox_policy_get(NULL, &policy);
@@ -280,14 +245,16 @@ outbox_write(OutboxEvent *events, int n)
 	/* what is toasted needs one */
 	if (toasts)
 		PushActiveSnapshot(GetTransactionSnapshot());
-	left = outbox_insert_new(&writer, events, n, others);
-	qsort(others, left, sizeof(OutboxEvent *), outbox_compare);
-	for (int i = 0; i < left; i++)
-		outbox_insert_once(&writer, slot, others[i]);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].is_new)
+			outbox_insert(&writer, &events[i]);
+		else
+			outbox_insert_once(&writer, slot, &events[i]);
+	}
 	if (toasts)
 		PopActiveSnapshot();
 	outbox_writer_close(&writer);
-	pfree(others);
 	CommandCounterIncrement();
 	FAULT_POINT("outbox.after_write");
 }

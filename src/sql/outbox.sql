@@ -147,7 +147,7 @@ CREATE FUNCTION idempotency.outbox_read(
 	max pg_catalog.int4 DEFAULT 100,
 	lease pg_catalog.interval DEFAULT '30 seconds',
 	OUT event_id pg_catalog.text,
-	OUT position pg_catalog.int8,
+	OUT "position" pg_catalog.int8,
 	OUT stream pg_catalog.text,
 	OUT type pg_catalog.text,
 	OUT key pg_catalog.text,
@@ -165,7 +165,7 @@ REVOKE ALL ON FUNCTION idempotency.outbox_read FROM PUBLIC;
 
 CREATE FUNCTION idempotency.outbox_ack(
 	relay pg_catalog.text,
-	position pg_catalog.int8,
+	"position" pg_catalog.int8,
 	fence pg_catalog.int8,
 	release pg_catalog.bool DEFAULT false)
 RETURNS pg_catalog.bool
@@ -206,7 +206,7 @@ REVOKE ALL ON FUNCTION idempotency.configure_relay FROM PUBLIC;
 CREATE FUNCTION idempotency.reset_relay(
 	relay pg_catalog.text,
 	stream pg_catalog.text DEFAULT NULL,
-	position pg_catalog.int8 DEFAULT NULL,
+	"position" pg_catalog.int8 DEFAULT NULL,
 	reason pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.int8
 LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -229,16 +229,16 @@ COMMENT ON FUNCTION idempotency.forget_relay IS
 REVOKE ALL ON FUNCTION idempotency.forget_relay FROM PUBLIC;
 
 CREATE VIEW idempotency.outbox WITH (security_barrier) AS
-SELECT position, emitted_at, id, aggregatetype, aggregateid, type, payload, headers
+SELECT "position", emitted_at, id, aggregatetype, aggregateid, type, payload, headers
 FROM idempotency.outbox_0
 UNION ALL
-SELECT position, emitted_at, id, aggregatetype, aggregateid, type, payload, headers
+SELECT "position", emitted_at, id, aggregatetype, aggregateid, type, payload, headers
 FROM idempotency.outbox_1
 UNION ALL
-SELECT position, emitted_at, id, aggregatetype, aggregateid, type, payload, headers
+SELECT "position", emitted_at, id, aggregatetype, aggregateid, type, payload, headers
 FROM idempotency.outbox_2
 UNION ALL
-SELECT position, emitted_at, id, aggregatetype, aggregateid, type, payload, headers
+SELECT "position", emitted_at, id, aggregatetype, aggregateid, type, payload, headers
 FROM idempotency.outbox_3;
 COMMENT ON VIEW idempotency.outbox IS
 	'the events that are kept; to look at: whoever follows it by position misses events';
