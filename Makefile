@@ -41,11 +41,11 @@ DOCS = README.md
 # what "make installcheck" runs, on a running server; the extension is made by
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle lease takeover operator claim settle policy \
-	batch run trigger lookup maintain stats ledger security
+	batch run trigger lookup maintain stats ledger outbox security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal outbox
 
 #------------------------------------------------------------------------
 # compiling

@@ -37,6 +37,7 @@
 #include "counter.h"
 #include "errors.h"
 #include "fault.h"
+#include "incarnation.h"
 #include "outbox.h"
 #include "policy.h"
 #include "watermark.h"
@@ -274,13 +275,15 @@ idempotency_outbox_read(PG_FUNCTION_ARGS)
 	lease = policy_lease_argument("lease",
 								  PG_ARGISNULL(3) ? NULL :
 								  PG_GETARG_INTERVAL_P(3));
-	outbox_relay_require_writable("outbox_read()");
+	catalog_check_writable("outbox_read()");
 	if (outbox_has_written())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot read the outbox in a transaction that has emitted more events than are kept in memory")));
 	InitMaterializedSRF(fcinfo, 0);
-	if (!outbox_relay_lock(relay, stream, false))
+	/* nothing is waited for */
+	if (!incarnation_prepare(false) ||
+		!outbox_relay_lock(relay, stream, false))
 		return (Datum) 0;
 	outbox_relay_get(relay, stream, &row);
 	if (row.allowed_role)
