@@ -10,7 +10,7 @@
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_SECONDS of each pgbench round
 # (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
-# leases hot expiry growth ledger.
+# leases hot expiry growth ledger outbox.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -18,13 +18,15 @@ set -eu
 here=$top/test/bench
 # shellcheck source=test/bench/ledger.sh
 . "$here/ledger.sh"
+# shellcheck source=test/bench/events_outbox.sh
+. "$here/events_outbox.sh"
 
 rounds=${BENCH_ROUNDS:-30}
 growth_keys=${BENCH_KEYS:-10000000}
 expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
-only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger outbox}
 
 say()
 {
