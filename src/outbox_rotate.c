@@ -212,9 +212,13 @@ rotate_step(int slot)
 	}
 	contents = rotate_look(slot);
 	if (!rotate_is_due(&contents, clock_now(), &policy))
+	{
+		UnlockRelationOid(relid, AccessExclusiveLock);
 		return;
+	}
 	if (contents.last > 0 && !rotate_tell(slot, contents.last))
 	{
+		UnlockRelationOid(relid, AccessExclusiveLock);
 		duty_report(rotate_name(slot), "busy", 0);
 		return;
 	}
