@@ -323,7 +323,7 @@ ack_find(text *relay, int64 fence, OutboxRelay *row)
 				 errmsg("there is no relay \"%s\"", name)));
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_FENCE_LOST),
-			 errmsg("events are not this process's any more, of relay \"%s\"",
+			 errmsg("relay \"%s\" does not hold these events any more",
 					name),
 			 errdetail("Its lease was over, and another process has read them, or the relay was reset."),
 			 errhint("Stop publishing, and read again.")));
