@@ -16,12 +16,6 @@ inbox_timed()
 	psql_bench -c "SET synchronous_commit = off" -c "CALL bench.inbox_$procedure($(IFS=,; echo "$*"))"
 }
 
-# The middle one of five.
-middle_of_five()
-{
-	tr ' ' '\n' | grep . | sort -n | sed -n 3p
-}
-
 # Prints how many bytes the streams' table and its index have.
 inbox_bytes()
 {

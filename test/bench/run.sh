@@ -31,6 +31,12 @@ hot_seconds=${BENCH_HOT_SECONDS:-30}
 tag_keys=${BENCH_TAG_KEYS:-1000000}
 only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox outbox}
 
+# The middle one of five numbers.
+middle_of_five()
+{
+	tr ' ' '\n' | grep . | sort -n | sed -n 3p
+}
+
 say()
 {
 	printf 'bench: %s\n' "$*" >&2
