@@ -339,7 +339,7 @@ CREATE ROLE regress_idempotency_reader;
 GRANT USAGE ON SCHEMA inbox_test TO regress_idempotency_reader;
 GRANT EXECUTE ON FUNCTION idempotency.accept, idempotency.accept_many, idempotency.position, idempotency.gaps,
     idempotency.skip_gap, idempotency.set_position, idempotency.redeliver TO regress_idempotency_reader;
-SELECT role FROM idempotency.configure_consumer('any', 'reserved', role => current_user);
+SELECT role = current_user AS is_mine FROM idempotency.configure_consumer('any', 'reserved', role => current_user);
 SET ROLE regress_idempotency_reader;
 SELECT inbox_test.error('SELECT idempotency.' || command) FROM (VALUES (1, $$accept('any', 'reserved', seq => 1)$$),
     (2, $$accept_many('any', 'reserved', '{1}')$$), (3, $$position('any', 'reserved')$$), (4, $$gaps('any', 'reserved')$$),
