@@ -8,9 +8,10 @@ crash.py once FAULT N SCRIPT ARGUMENT...
     Runs it with a fault at its n-th line.
 crash.py times HOW_MANY SCRIPT ARGUMENT...
     Runs it so many times without a fault, and prints its exit statuses.
-crash.py serve PORT LOG
-    The endpoint, each request in a process of its own, with a fault if the
-    request asks for one: "Fault: die 17".  The lines go to the file LOG.
+crash.py serve PORT LOG [MODULE]
+    The endpoint (of endpoint.py, or another), each request in a process of its
+    own, with a fault if the request asks for one: "Fault: die 17".  The lines go
+    to the file LOG.
 
 Lines are those of the recipes' functions in this directory, in one thread.  The
 faults, just before the line: "die", SIGKILL; "stop", SIGSTOP, until somebody
@@ -19,6 +20,7 @@ that what the line before has sent has arrived and its answer has not.
 
 CRASH_CONTROL=no_provider_key or no_key takes away what prevents duplicates.
 """
+import importlib
 import linecache
 import os
 import runpy
@@ -131,10 +133,10 @@ def control(endpoint, payments, what):
         endpoint.pay = lambda principal, key, *rest: pay(principal, uuid.uuid4().hex, *rest)
 
 
-def serve(port, log):
-    import endpoint
+def serve(port, log, module="endpoint"):
     import payments
 
+    endpoint = importlib.import_module(module)
     lines = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     control(endpoint, payments, os.environ.get("CRASH_CONTROL"))
 
@@ -142,7 +144,8 @@ def serve(port, log):
         def do_POST(self):
             if "Fault" in self.headers:
                 kind, n = self.headers["Fault"].split()
-                Fault(kind, int(n), self.headers["Idempotency-Key"], lines).arm()
+                label = self.headers["Idempotency-Key"] or self.headers["X-GitHub-Delivery"]
+                Fault(kind, int(n), label, lines).arm()
             super().do_POST()
 
     class Forking(ForkingMixIn, HTTPServer):
