@@ -12,11 +12,11 @@
  * Locking: positions are drawn under RowExclusiveLock on outbox_seq, held to
  * the end of the transaction (counter.c), by which readers know below which
  * number nothing can appear any more.  An id that could have been emitted
- * before is looked for, and written, under its lock; if another transaction
- * has it in hand, its end is waited for without that.  So two transactions that
- * emit the same ids in another order can wait for each other (40P01).  To write
- * them in the ids' order would prevent that, but logical decoding shows rows in
- * the order in which they were written.
+ * before in its stream is looked for, and written, under its lock; if another
+ * transaction has it in hand, its end is waited for without that.  So two
+ * transactions that emit the same ids in another order can wait for each other
+ * (40P01).  To write them in the ids' order would prevent that, but logical
+ * decoding shows rows in the order in which they were written.
  *
  *-------------------------------------------------------------------------
  */
@@ -83,12 +83,26 @@ outbox_open(int slot, LOCKMODE mode)
 	return rel;
 }
 
+/* Is the row that an event's id has led to of its stream, too? */
+static bool
+outbox_is_of_stream(TupleTableSlot *tuple, const OutboxEvent *event)
+{
+	bool		isnull;
+	text	   *stream = DatumGetTextPP(slot_getattr(tuple, OUTBOX_STREAM,
+													 &isnull));
+
+	return VARSIZE_ANY_EXHDR(stream) == event->stream_len &&
+		memcmp(VARDATA_ANY(stream), event->stream, event->stream_len) == 0;
+}
+
 /*
- * Look for an id in one table.  Returns whether it is there; *busy is the
- * transaction that has put it there and hasn't ended, if it isn't ours.
+ * Look for an event's id, in its stream, in one table.  Returns whether it is
+ * there; *busy is the transaction that has put it there and hasn't ended, if it
+ * isn't ours.
  */
 static bool
-outbox_probe_slot(int slot, Datum id, TransactionId *busy)
+outbox_probe_slot(int slot, const OutboxEvent *event, Datum id,
+				  TransactionId *busy)
 {
 	Relation	heap = outbox_open(slot, AccessShareLock);
 	Relation	index;
@@ -112,7 +126,9 @@ outbox_probe_slot(int slot, Datum id, TransactionId *busy)
 						   C_COLLATION_OID, F_TEXTEQ, id);
 	scan = compat_index_beginscan(heap, index, &snapshot);
 	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, tuple);
+	do
+		found = index_getnext_slot(scan, ForwardScanDirection, tuple);
+	while (found && !outbox_is_of_stream(tuple, event));
 	if (found)
 		*busy = snapshot.xmin;
 	index_endscan(scan);
@@ -131,7 +147,7 @@ outbox_probe(int first, const OutboxEvent *event, TransactionId *busy)
 
 	for (int i = 0; i < OUTBOX_SLOTS; i++)
 	{
-		if (outbox_probe_slot((first + i) % OUTBOX_SLOTS, id, busy))
+		if (outbox_probe_slot((first + i) % OUTBOX_SLOTS, event, id, busy))
 			return true;
 	}
 	return false;
@@ -192,7 +208,8 @@ outbox_insert_once(OutboxWriter *writer, int slot, const OutboxEvent *event)
 	Identity	identity = {
 		.scope = OUTBOX_LOCK_SCOPE,
 		.scope_len = strlen(OUTBOX_LOCK_SCOPE),
-		.principal = "",
+		.principal = event->stream,
+		.principal_len = event->stream_len,
 		.key = event->id,
 		.key_len = event->id_len
 	};
