@@ -18,11 +18,14 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "errors.h"
 #include "fault.h"
 #include "inbox.h"
 
 #define AFTER_MAX	1000
+
+COMPAT_NORETURN static void after_refuse_position(void);
 
 /* Raises ID400: this is not the position of a stream. */
 static void

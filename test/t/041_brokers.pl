@@ -9,7 +9,7 @@
 # from the beginning changes nothing.
 #
 # Consumer nats knows events by their ids, and has the order of the broker.
-# Consumer redis is handed each batch shuffled, and has the order of accept():
+# Consumer redis is handed some batches shuffled, and has the order of accept():
 # strategy "ordered", by the number that an event has within its key.  The naive
 # consumer of redis is handed them likewise, and mixes them up.
 #
