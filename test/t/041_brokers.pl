@@ -226,8 +226,9 @@ while (time < $limit)
 	look_after();
 	sleep(0.1);
 	my $producing = grep { !$finished{$_} } grep { /^producer/ } keys %command;
+	my $spared = grep { !$kills{$_} && $_ ne 'producer' } @kinds;
 
-	if (time > $next_kill && ($producing || grep { !$kills{$_} && $_ ne 'producer' } @kinds))
+	if (time > $next_kill && ($producing || $spared))
 	{
 		# each kind now and then, and soon
 		my ($must) = grep { !$kills{$_} } 'producer', @kinds;
@@ -251,7 +252,7 @@ while (time < $limit)
 		}
 		$next_kill = time + 0.7 + rand(0.8);
 	}
-	next if $producing || $quiet++ % 5;
+	next if $producing || $spared || $quiet++ % 5;
 	last if count(q{SELECT (SELECT count(*) FROM done) >= 2 * (SELECT count(*) FROM work)
 		AND (SELECT count(DISTINCT (who, id)) FROM naive) >= 2 * (SELECT count(*) FROM work)}) eq 't';
 }

@@ -5,6 +5,7 @@
 # that it executes, or made to lose its connection there, and started again; an
 # owner of a partition that was stopped meanwhile awakes.  Everything must have
 # been processed once, in its order; and delivered from the beginning, no more.
+# Controls take away accept(), and the isolation level, and must show duplicates.
 
 use strict;
 use warnings;
@@ -75,12 +76,15 @@ sub recipe
 	return $out;
 }
 
-# Under crash.py; a script is an argument of its there.
+# Run one with a fault at its first line, at its second, and so on, until it gets
+# to its end; returns the number of runs.  $struck is the lines.
+my $struck;
+
 sub crash
 {
 	my ($kind, $script, @arguments) = @_;
 
-	my $out = recipe('crash.py', 'each', $kind, $script, @arguments);
+	my $out = $struck = recipe('crash.py', 'each', $kind, $script, @arguments);
 	my ($runs) = $out =~ /^runs (\d+) and then status 0$/m;
 	return $runs // 0;
 }
@@ -126,6 +130,8 @@ foreach my $kind ('die', 'lose')
 	recipe('crash.py', 'times', $runs, 'offsets.py', "$kind-{n}", 1);
 	is(join(', ', grep { $_ ne '0 1 2' } map { booked("$kind-$_") } 1 .. $runs), '', "offsets, $kind: each record once, in order");
 }
+my ($accepting) = $struck =~ /^\w+ (\d+) .*: answer = /m or die 'no line calls accept()';
+
 # started again and again, at each line, on one partition
 append_records('one', 0, 40);
 crash('die', 'offsets.py', 'one', 1);
@@ -169,6 +175,23 @@ foreach my $second (1, 2)
 	my @owners = map { start_recipe(\$out[$_], 'offsets.py', "two-$second", $_ ? $second : 1) } 0, 1;
 	$_->finish foreach @owners;
 	is(booked("two-$second"), join(' ', 0 .. 59), "two owners at once (generations 1 and $second): each record once, in order");
+}
+# A new owner has read the position and is stopped; the former one goes on.
+foreach my $control ('', 'read_committed')
+{
+	my ($out, $partition) = ('', "seek $control");
+
+	local $ENV{CRASH_CONTROL} = $control;
+	local $ENV{PGOPTIONS} = '-c idle_in_transaction_session_timeout=60s';
+	append_records($partition, 0, 3);
+	my $owner = start_recipe(\$out, 'crash.py', 'once', 'stop', $accepting, 'offsets.py', $partition, 2);
+	wait_for($owner, \$out, qr/^(stop) /m);
+	recipe('offsets.py', $partition, 1);
+	is(booked($partition), '0 1 2', 'the former owner goes on');
+	$owner->signal('CONT');
+	$owner->finish;
+	is(booked($partition), $control ? '0 1 2 0 1 2' : '0 1 2',
+		$control ? 'control, READ COMMITTED: the new one repeats it' : 'the new one begins behind that');
 }
 # A broker that delivers everything once more.
 is(sql(q{SELECT string_agg(DISTINCT outcome, ' ') FROM posting,
@@ -243,16 +266,15 @@ sub statuses
 	foreach my $kind ('die', 'lose')
 	{
 		my $line = 0;
-		my $struck = 1;
+		my $fault = 1;
 
-		while ($struck)
+		while ($fault)
 		{
 			my $id = "$kind-" . ++$line;
 			my $status = deliver($port, $some[$line], id => $id, fault => "$kind $line");
 
-			$struck = slurp_file("$tmp/faults") =~ /^$kind $line $id /m;
+			$fault = slurp_file("$tmp/faults") =~ /^$kind $line $id /m;
 			next if $status == 200;
-			is(deliver($port, $some[$line], id => $id), 200, "webhook, $kind at line $line: delivered again") if $status == 422;
 			foreach my $again (1 .. 50)
 			{
 				last if ($status = deliver($port, $some[$line], id => $id)) == 200;
@@ -299,6 +321,14 @@ sql('TRUNCATE copied');
 $expected = change_source(10, 3);
 crash('lose', 'cdc.py', 'accounts');
 is(copied(), $expected, 'likewise where the connection was lost');
+
+# Control: without accept()
+{
+	local $ENV{CRASH_CONTROL} = 'no_accept';
+	change_source(15, 2);
+	crash('die', 'cdc.py', 'accounts');
+	cmp_ok(sql('SELECT count(*) - count(DISTINCT (position, n)) FROM copied'), '>', 0, 'control, without accept(): duplicates');
+}
 
 # In the middle of a transaction.
 sql('TRUNCATE copied');
