@@ -377,11 +377,12 @@ outbox_xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			outbox_flush();
-			outbox_notify();
-			break;
 		case XACT_EVENT_PRE_PREPARE:
-			outbox_flush();
+			/* whoever has dropped the extension meanwhile wants none of it */
+			if (nevents > 0 && catalog_is_there())
+				outbox_flush();
+			if (event == XACT_EVENT_PRE_COMMIT)
+				outbox_notify();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:

@@ -128,7 +128,8 @@ foreach my $kind ('die', 'lose')
 
 	cmp_ok($runs, '>', 25, "offsets, $kind: at each of " . ($runs - 1) . ' lines');
 	recipe('crash.py', 'times', $runs, 'offsets.py', "$kind-{n}", 1);
-	is(join(', ', grep { $_ ne '0 1 2' } map { booked("$kind-$_") } 1 .. $runs), '', "offsets, $kind: each record once, in order");
+	is(sql(qq{SELECT booked, count(*) FROM (SELECT string_agg(amount::text, ' ' ORDER BY n) AS booked FROM posting
+			WHERE part LIKE '$kind-%' GROUP BY part) AS p GROUP BY 1}), "0 1 2|$runs", "offsets, $kind: each record once, in order");
 }
 my ($accepting) = $struck =~ /^\w+ (\d+) .*: answer = /m or die 'no line calls accept()';
 
@@ -212,6 +213,8 @@ foreach my $index (sort glob("$examples/*/index.json"))
 		push @payloads, map { { event => $event->{name}, body => $json->encode($_) } } @{ $event->{examples} };
 	}
 }
+# every other one; 007 has them all
+@payloads = @payloads[ map { 2 * $_ } 0 .. $#payloads / 2 ];
 my $n = @payloads;
 cmp_ok($n, '>=', 300, "there are $n payloads");
 $payloads[$_]{id} = sprintf '%08x-57c0-11e9-8000-0123456789ab', $_ foreach 0 .. $#payloads;
@@ -315,6 +318,7 @@ sub copied { return sql("SELECT count(*), md5(string_agg(change, E'\\n' ORDER BY
 
 my $expected = change_source(0, 3);
 my $runs = crash('die', 'cdc.py', 'accounts');
+my ($applying) = $struck =~ /^die (\d+) .*: answer = /m or die 'no line calls accept()';
 cmp_ok($runs, '>', 20, "changes: killed at $runs lines");
 is(copied(), $expected, 'each change was applied once, in order');
 sql('TRUNCATE copied');
@@ -334,7 +338,7 @@ is(copied(), $expected, 'likewise where the connection was lost');
 sql('TRUNCATE copied');
 $expected = change_source(20, 1);
 my $middle = 0;
-foreach my $line (20 .. 120)
+foreach my $line ($applying .. $applying + 60)
 {
 	recipe('crash.py', 'once', 'die', $line, 'cdc.py', 'accounts');
 	$middle = sql('SELECT count(*) FROM copied');

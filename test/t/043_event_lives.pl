@@ -173,6 +173,10 @@ is($standby->safe_psql('postgres', q{SELECT consume('next', 6)}), 'process', 'as
 is(relay_until($standby, 'next6', 'copy'), 'any8 any9 next6', 'relays of the copy');
 is(relay_until($standby, 'next6'), 'any8 next6', 'and of the original');
 
+# who drops the extension wants nothing of what the transaction has told on
+$standby->safe_psql('copy', q{BEGIN; SELECT consume('any', 10); DROP EXTENSION idempotency; COMMIT});
+is($standby->safe_psql('copy', 'SELECT count(*) FROM pg_extension'), '1', 'dropped in a transaction that has used it');
+
 #----------------------------------------------------------------------
 # what comes again after it is forgotten
 #----------------------------------------------------------------------
