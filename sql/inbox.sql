@@ -165,6 +165,11 @@ SELECT outcome, "position" FROM idempotency.accept('mail', 'epochs', 'e1', epoch
 SELECT outcome, "position" FROM idempotency.accept('mail', 'epochs', 'e2', epoch => 2);
 SELECT outcome, "position" FROM idempotency.accept('mail', 'epochs', 'e2', epoch => 3);
 SELECT outcome, "position" FROM idempotency.accept('mail', 'epochs', 'e2', epoch => 4);
+-- one that has begun fences out those before, even if its first event is refused
+SELECT outcome FROM idempotency.accept('both', 'epochs', 'e1', 0, epoch => 1, request => '1');
+SELECT outcome FROM idempotency.accept('both', 'epochs', 'e1', 5, epoch => 2, request => '2');
+SELECT outcome FROM idempotency.accept('both', 'epochs', 'e2', 1, epoch => 1);
+SELECT epoch, seq, delivered FROM idempotency.position('both', 'epochs');
 
 --
 -- What an event depends on
@@ -344,7 +349,8 @@ SET ROLE regress_idempotency_reader;
 SELECT inbox_test.error('SELECT idempotency.' || command) FROM (VALUES (1, $$accept('any', 'reserved', seq => 1)$$),
     (2, $$accept_many('any', 'reserved', '{1}')$$), (3, $$position('any', 'reserved')$$), (4, $$gaps('any', 'reserved')$$),
     (5, $$skip_gap('any', 'reserved', 'test')$$), (6, $$set_position('any', 'reserved', 1, 'test')$$),
-    (7, $$redeliver('any', 'reserved', 'test', seq => 1)$$), (8, $$accept('any', 'free', seq => 1)$$)) AS v(n, command) ORDER BY n;
+    (7, $$redeliver('any', 'reserved', 'test', seq => 1)$$), (8, $$accept('any', 'free', seq => 1)$$),
+    (9, $$accept('any', 'free', seq => 2, after => '{@reserved:1}')$$)) AS v(n, command) ORDER BY n;
 RESET ROLE;
 DROP OWNED BY regress_idempotency_reader;
 DROP ROLE regress_idempotency_reader;

@@ -252,6 +252,16 @@ BEGIN;
 SELECT count(idempotency.emit('bulk2', 'a', 'p' || i)) FROM generate_series(1, 25000) AS i;
 ROLLBACK;
 SELECT count(*) FROM idempotency.outbox WHERE aggregatetype = 'bulk2';
+-- early, too, nobody is told before the commit: it can be prepared
+BEGIN;
+SELECT count(idempotency.emit('small', 'a', 'p' || i)) FROM generate_series(1, 10001) AS i;
+PREPARE TRANSACTION 'outbox';
+COMMIT PREPARED 'outbox';
+SELECT count(*) FROM idempotency.outbox WHERE aggregatetype = 'small' AND payload LIKE 'p%';
+-- an id is of its stream: who may emit to one can't suppress what others emit to theirs
+SELECT idempotency.emit('users', 'created', 'the same id', event_id => 'e1'), idempotency.emit('users', 'created', 'again', event_id => 'e1');
+SELECT idempotency.emit('users', 'created', 'again', event_id => 'e1');
+SELECT aggregatetype, payload FROM idempotency.outbox WHERE id = 'e1' ORDER BY "position";
 BEGIN;
 CREATE INDEX outbox_extra ON idempotency.outbox_0 (type);
 SELECT idempotency.emit('s', 'a', 'p');

@@ -213,17 +213,18 @@ inbox_check_call(const InboxCall *call, const InboxPolicy *policy)
 typedef struct Step
 {
 	bool		wrote;			/* it was changed */
-	bool		was_there;
-	InboxStream before;			/* what it said before, if there is an id to
-								 * be looked at, too */
+	bool		stays;			/* even if the event is refused */
+	InboxStream before;			/* what it said before the event, if there is
+								 * an id to be looked at, too */
 } Step;
 
 /* A copy of a stream, to be written back. */
 static void
 step_save(Step *step, const InboxOpen *open)
 {
-	step->was_there = open->found;
 	step->before = *open->stream;
+	/* an epoch that has begun fences out those before */
+	step->stays = open->found || step->before.has_epoch;
 	step->before.ahead.ranges = NULL;
 	step->before.ahead.max = 0;
 	if (step->before.ahead.n == 0)
@@ -249,7 +250,7 @@ step_undo(Step *step, InboxCall *call, InboxAnswer *answer)
 	unused = open.stream->ahead;
 	*open.stream = step->before;
 	step->before.ahead = unused;
-	if (step->was_there)
+	if (step->stays)
 		inbox_stream_write(&open);
 	else
 		inbox_stream_delete(&open);
@@ -267,21 +268,22 @@ inbox_step(InboxCall *call, const InboxPolicy *policy, Step *step,
 {
 	InboxOpen	open;
 	bool		touched = false;
-	bool		both = policy->strategy == INBOX_ID_AND_SEQUENCE;
 
 	if (!inbox_stream_open(&open, &call->name))
 	{
 		inbox_stream_close(&open);
 		return open.busy_xid;
 	}
-	if (both)
-		step_save(step, &open);
 	if (!inbox_prepare(open.stream, policy, call->has_epoch, call->epoch,
 					   &touched))
 		inbox_answer(answer, INBOX_STALE_EPOCH, NULL);
 	else if (inbox_knows_sequence(policy->strategy))
+	{
+		if (policy->strategy == INBOX_ID_AND_SEQUENCE)
+			step_save(step, &open);
 		inbox_decide(open.stream, policy, call->seq, call->subseq,
 					 clock_now(), answer);
+	}
 	step->wrote = touched || (answer->outcome == INBOX_PROCESS &&
 							  inbox_knows_sequence(policy->strategy));
 	if (step->wrote)

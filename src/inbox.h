@@ -242,6 +242,7 @@ extern void inbox_stream_delete(InboxOpen *open);
 extern void inbox_stream_close(InboxOpen *open);
 extern void inbox_stream_flush(void);
 extern void inbox_stream_clear(InboxStream *stream);
+extern void inbox_stream_free(InboxStream *stream);
 extern bool inbox_stream_read(Identity *name, Snapshot snapshot,
 							  InboxStream *stream);
 

@@ -18,11 +18,14 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "errors.h"
 #include "fault.h"
 #include "inbox.h"
 
 #define AFTER_MAX	1000
+
+COMPAT_NORETURN static void after_refuse_position(void);
 
 /* Raises ID400: this is not the position of a stream. */
 static void
@@ -70,7 +73,7 @@ after_is_dead(InboxCall *call, Snapshot snapshot)
 
 /*
  * Was the event at this position processed?  Raises ID400 if a stream of that
- * name has no positions.
+ * name has no positions, ID403.
  */
 static bool
 after_position_is_done(const InboxCall *call, const char *entry, int len,
@@ -80,7 +83,7 @@ after_position_is_done(const InboxCall *call, const char *entry, int len,
 	InboxStream stream;
 	InboxPolicy policy;
 	text	   *name;
-	bool		found;
+	bool		done;
 
 	after_position(entry, len, &name, &other.seq);
 	inbox_name(&other.name,
@@ -93,11 +96,12 @@ after_position_is_done(const InboxCall *call, const char *entry, int len,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("a stream in \"after\" has no positions"),
 				 errdetail("Its events are known by their ids only.")));
-	found = inbox_stream_read(&other.name, snapshot, &stream);
-	if (!found || !inbox_was_accepted(&stream, other.seq, 0))
-		return false;
-	if (policy.strategy == INBOX_ID_AND_SEQUENCE)
-		return true;
+	inbox_check_role(&policy, &other.name);
+	done = inbox_stream_read(&other.name, snapshot, &stream) &&
+		inbox_was_accepted(&stream, other.seq, 0);
+	inbox_stream_free(&stream);
+	if (!done || policy.strategy == INBOX_ID_AND_SEQUENCE)
+		return done;
 	other.has_seq = true;
 	other.has_epoch = stream.has_epoch;
 	other.epoch = stream.epoch;

@@ -254,6 +254,7 @@ consumer_refuse_open(const Identity *changed)
 		inbox_stream_deform(RelationGetDescr(rel), tuple, &stream, NULL);
 		if (policy.strategy != stream.strategy && inbox_is_open(&stream))
 			open++;
+		inbox_stream_free(&stream);
 	}
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);

@@ -286,8 +286,11 @@ operator_was_processed(InboxCall *call, const InboxPolicy *policy)
 	if (inbox_knows_ids(policy->strategy))
 		processed = inbox_id_is_known(call, snapshot);
 	else
+	{
 		processed = inbox_stream_read(&call->name, snapshot, &stream) &&
 			inbox_was_accepted(&stream, call->seq, call->subseq);
+		inbox_stream_free(&stream);
+	}
 	UnregisterSnapshot(snapshot);
 	return processed;
 }
@@ -310,11 +313,12 @@ operator_event(FunctionCallInfo fcinfo, InboxCall *call,
 						inbox_knows_ids(policy->strategy) ? "an event_id" :
 						"a seq")));
 	/* positions are those of the present epoch */
-	if (!inbox_knows_ids(policy->strategy) &&
-		inbox_stream_read(&call->name, GetActiveSnapshot(), &stream))
+	if (!inbox_knows_ids(policy->strategy))
 	{
+		(void) inbox_stream_read(&call->name, GetActiveSnapshot(), &stream);
 		call->has_epoch = stream.has_epoch;
 		call->epoch = stream.epoch;
+		inbox_stream_free(&stream);
 	}
 	inbox_event_make(call, policy->strategy);
 }

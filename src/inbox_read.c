@@ -82,8 +82,7 @@ idempotency_position(PG_FUNCTION_ARGS)
 		values[6] = Int64GetDatum(stream.delivered);
 		values[7] = TimestampTzGetDatum(stream.updated_at);
 	}
-	if (stream.ahead.ranges)
-		pfree(stream.ahead.ranges);
+	inbox_stream_free(&stream);
 	desc = catalog_result_desc(fcinfo);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, isnull)));
 }
@@ -115,7 +114,6 @@ idempotency_gaps(PG_FUNCTION_ARGS)
 							 isnull);
 		before = range->to;
 	}
-	if (stream.ahead.ranges)
-		pfree(stream.ahead.ranges);
+	inbox_stream_free(&stream);
 	return (Datum) 0;
 }

@@ -81,6 +81,15 @@ inbox_stream_clear(InboxStream *stream)
 	stream->ahead.n = 0;
 }
 
+/* Free what belongs to a stream that was only read. */
+void
+inbox_stream_free(InboxStream *stream)
+{
+	if (stream->ahead.ranges)
+		pfree(stream->ahead.ranges);
+	memset(&stream->ahead, 0, sizeof(stream->ahead));
+}
+
 /* Have the index know the stream, and, when it is made, the ones before. */
 static void
 kept_index_add(KeptStream *keep)
@@ -377,7 +386,8 @@ inbox_stream_flush(void)
 
 /*
  * Read the stream with a snapshot, which the caller has registered, or as this
- * transaction has it.  Returns false if nothing is known of it.
+ * transaction has it; the caller frees it.  Returns false if nothing is known
+ * of it.
  */
 bool
 inbox_stream_read(Identity *name, Snapshot snapshot, InboxStream *stream)

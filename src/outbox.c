@@ -64,15 +64,39 @@ static int	max_events = 0;
 static Size event_bytes = 0;
 static bool has_written = false;
 
-/* Tell the listeners of the streams that want it, each once. */
+/* streams whose listeners are told at the commit, in TopTransactionContext */
+static List *told = NIL;
+
+/* Remember which listeners are to be told of what is kept. */
+static void
+outbox_remember_listeners(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	for (int i = 0; i < nevents; i++)
+	{
+		bool		known = events[i].notify == NULL;
+		ListCell   *lc;
+
+		foreach(lc, told)
+			known |= !known && strcmp(lfirst(lc), events[i].notify) == 0;
+		if (!known)
+			told = lappend(told, pstrdup(events[i].notify));
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Tell the listeners; not before the commit, as a transaction that has told
+ * somebody cannot be prepared.
+ */
 static void
 outbox_notify(void)
 {
-	for (int i = 0; i < nevents; i++)
-	{
-		if (events[i].notify)
-			Async_Notify(OUTBOX_CHANNEL, events[i].notify);
-	}
+	ListCell   *lc;
+
+	foreach(lc, told)
+		Async_Notify(OUTBOX_CHANNEL, lfirst(lc));
 }
 
 /* Forget what is kept. */
@@ -87,7 +111,7 @@ outbox_forget(void)
 
 /* Write everything that is kept, and forget it. */
 static void
-outbox_flush(bool prepare)
+outbox_flush(void)
 {
 	MemoryContext context = outbox_context;
 
@@ -95,9 +119,7 @@ outbox_flush(bool prepare)
 		return;
 	has_written = true;
 	outbox_write(events, nevents);
-	/* a transaction that listeners are told of cannot be prepared */
-	if (!prepare)
-		outbox_notify();
+	outbox_remember_listeners();
 	outbox_forget();
 	MemoryContextDelete(context);
 }
@@ -111,7 +133,7 @@ static void
 outbox_flush_early(void)
 {
 	if (events[0].depth == GetCurrentTransactionNestLevel())
-		outbox_flush(false);
+		outbox_flush();
 }
 
 /* Has this transaction written events, in places that are drawn already? */
@@ -259,7 +281,8 @@ outbox_keep(Datum *values, bool *isnull, bool is_new, bool notify)
 	MemoryContext old;
 	Relation	rel;
 	Datum		id;
-	bool		id_is_null;
+	Datum		stream;
+	bool		is_null;
 
 	LockRelationOid(catalog_relation(CATALOG_OUTBOX_SEQ), AccessShareLock);
 	values[OUTBOX_POSITION - 1] = Int64GetDatum(0);
@@ -269,13 +292,17 @@ outbox_keep(Datum *values, bool *isnull, bool is_new, bool notify)
 	old = MemoryContextSwitchTo(outbox_context);
 	event->tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	id = heap_getattr(event->tuple, OUTBOX_ID, RelationGetDescr(rel),
-					  &id_is_null);
+					  &is_null);
+	stream = heap_getattr(event->tuple, OUTBOX_STREAM, RelationGetDescr(rel),
+						  &is_null);
 	event->notify = notify ?
 		TextDatumGetCString(values[OUTBOX_STREAM - 1]) : NULL;
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
 	event->id = VARDATA_ANY(DatumGetPointer(id));
 	event->id_len = VARSIZE_ANY_EXHDR(DatumGetPointer(id));
+	event->stream = VARDATA_ANY(DatumGetPointer(stream));
+	event->stream_len = VARSIZE_ANY_EXHDR(DatumGetPointer(stream));
 	event->is_new = is_new;
 	event->depth = GetCurrentTransactionNestLevel();
 	event_bytes += event->tuple->t_len;
@@ -351,12 +378,17 @@ outbox_xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			outbox_flush(event == XACT_EVENT_PRE_PREPARE);
+			/* whoever has dropped the extension meanwhile wants none of it */
+			if (nevents > 0 && catalog_is_there())
+				outbox_flush();
+			if (event == XACT_EVENT_PRE_COMMIT)
+				outbox_notify();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
 			outbox_forget();
+			told = NIL;
 			has_written = false;
 			break;
 		default:

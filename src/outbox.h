@@ -44,12 +44,14 @@ typedef struct OutboxHead
 	TimestampTz emitted_at;
 } OutboxHead;
 
-/* an event to be written; id points into the tuple */
+/* an event to be written; id and stream point into the tuple */
 typedef struct OutboxEvent
 {
 	HeapTuple	tuple;
 	const char *id;
 	int			id_len;
+	const char *stream;
+	int			stream_len;
 	bool		is_new;			/* nobody can have emitted this id before */
 	int			depth;			/* 1 is the top transaction */
 	const char *notify;			/* the stream, if listeners are told; or NULL */

@@ -12,11 +12,11 @@
  * Locking: positions are drawn under RowExclusiveLock on outbox_seq, held to
  * the end of the transaction (counter.c), by which readers know below which
  * number nothing can appear any more.  An id that could have been emitted
- * before is looked for, and written, under its lock; if another transaction
- * has it in hand, its end is waited for without that.  So two transactions that
- * emit the same ids in another order can wait for each other (40P01).  To write
- * them in the ids' order would prevent that, but logical decoding shows rows in
- * the order in which they were written.
+ * before in its stream is looked for, and written, under its lock; if another
+ * transaction has it in hand, its end is waited for without that.  So two
+ * transactions that emit the same ids in another order can wait for each other
+ * (40P01).  To write them in the ids' order would prevent that, but logical
+ * decoding shows rows in the order in which they were written.
  *
  *-------------------------------------------------------------------------
  */
@@ -108,13 +108,26 @@ outbox_writer_close(OutboxWriter *writer)
 	table_close(writer->heap, NoLock);
 }
 
+/* Is the row that an event's id has led to of its stream, too? */
+static bool
+outbox_is_of_stream(TupleTableSlot *tuple, const OutboxEvent *event)
+{
+	bool		isnull;
+	text	   *stream = DatumGetTextPP(slot_getattr(tuple, OUTBOX_STREAM,
+													 &isnull));
+
+	return VARSIZE_ANY_EXHDR(stream) == event->stream_len &&
+		memcmp(VARDATA_ANY(stream), event->stream, event->stream_len) == 0;
+}
+
 /*
- * Look for an id by an index.  Returns whether it is there; *busy is the
- * transaction that has put it there and hasn't ended, if it isn't ours.
+ * Look for an event's id, in its stream, by an index.  Returns whether it is
+ * there; *busy is the transaction that has put it there and hasn't ended, if it
+ * isn't ours.
  */
 static bool
-outbox_probe_index(Relation heap, Relation index, Datum id,
-				   TransactionId *busy)
+outbox_probe_index(Relation heap, Relation index,
+				   const OutboxEvent *event, Datum id, TransactionId *busy)
 {
 	IndexScanDesc scan;
 	ScanKeyData key;
@@ -127,7 +140,9 @@ outbox_probe_index(Relation heap, Relation index, Datum id,
 						   C_COLLATION_OID, F_TEXTEQ, id);
 	scan = compat_index_beginscan(heap, index, &snapshot);
 	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, tuple);
+	do
+		found = index_getnext_slot(scan, ForwardScanDirection, tuple);
+	while (found && !outbox_is_of_stream(tuple, event));
 	*busy = found ? snapshot.xmin : InvalidTransactionId;
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(tuple);
@@ -136,7 +151,8 @@ outbox_probe_index(Relation heap, Relation index, Datum id,
 
 /* Likewise in one of the tables. */
 static bool
-outbox_probe_slot(int slot, Datum id, TransactionId *busy)
+outbox_probe_slot(int slot, const OutboxEvent *event, Datum id,
+				  TransactionId *busy)
 {
 	Relation	heap = outbox_open(slot, AccessShareLock);
 	bool		found = false;
@@ -147,7 +163,7 @@ outbox_probe_slot(int slot, Datum id, TransactionId *busy)
 														slot),
 									   AccessShareLock);
 
-		found = outbox_probe_index(heap, index, id, busy);
+		found = outbox_probe_index(heap, index, event, id, busy);
 		index_close(index, AccessShareLock);
 	}
 	table_close(heap, AccessShareLock);
@@ -162,11 +178,12 @@ outbox_probe(const OutboxWriter *writer, const OutboxEvent *event,
 	Datum		id = PointerGetDatum(cstring_to_text_with_len(event->id,
 															  event->id_len));
 
-	if (outbox_probe_index(writer->heap, writer->ids, id, busy))
+	if (outbox_probe_index(writer->heap, writer->ids, event, id, busy))
 		return true;
 	for (int i = 1; i < OUTBOX_SLOTS; i++)
 	{
-		if (outbox_probe_slot((writer->slot + i) % OUTBOX_SLOTS, id, busy))
+		if (outbox_probe_slot((writer->slot + i) % OUTBOX_SLOTS, event, id,
+							  busy))
 			return true;
 	}
 	return false;
@@ -204,7 +221,8 @@ outbox_insert_once(OutboxWriter *writer, const OutboxEvent *event)
 	Identity	identity = {
 		.scope = OUTBOX_LOCK_SCOPE,
 		.scope_len = strlen(OUTBOX_LOCK_SCOPE),
-		.principal = "",
+		.principal = event->stream,
+		.principal_len = event->stream_len,
 		.key = event->id,
 		.key_len = event->id_len
 	};

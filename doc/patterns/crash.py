@@ -8,17 +8,20 @@ crash.py once FAULT N SCRIPT ARGUMENT...
     Runs it with a fault at its n-th line.
 crash.py times HOW_MANY SCRIPT ARGUMENT...
     Runs it so many times without a fault, and prints its exit statuses.
-crash.py serve PORT LOG
-    The endpoint, each request in a process of its own, with a fault if the
-    request asks for one: "Fault: die 17".  The lines go to the file LOG.
+crash.py serve PORT LOG [MODULE]
+    The endpoint (of endpoint.py, or another), each request in a process of its
+    own, with a fault if the request asks for one: "Fault: die 17".  The lines go
+    to the file LOG.
 
 Lines are those of the recipes' functions in this directory, in one thread.  The
 faults, just before the line: "die", SIGKILL; "stop", SIGSTOP, until somebody
 sends SIGCONT; "lose", the error of a lost connection, whatever the line is, so
 that what the line before has sent has arrived and its answer has not.
 
-CRASH_CONTROL=no_provider_key or no_key takes away what prevents duplicates.
+CRASH_CONTROL takes away what prevents duplicates: no_provider_key or no_key of
+the endpoint, no_accept or read_committed of the consumers of events.
 """
+import importlib
 import linecache
 import os
 import runpy
@@ -100,6 +103,7 @@ def run_once(path, arguments, fault=None):
 
 
 def each(kind, script, *arguments):
+    control(os.environ.get("CRASH_CONTROL"))
     n = 0
     status = STRUCK
     while status in (STRUCK, -signal.SIGKILL):
@@ -116,14 +120,29 @@ def times(how_many, script, *arguments):
 
 
 def once(kind, n, script, *arguments):
+    control(os.environ.get("CRASH_CONTROL"))
     sys.argv = [os.path.join(HERE, script), *arguments]
     Fault(kind, int(n), " ".join(arguments), 1).arm()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def control(endpoint, payments, what):
+class Yes:
+    """What accept() answers to an event that is new."""
+
+    def fetchone(self):
+        return {"outcome": "process"}
+
+
+def control(what, endpoint=None, payments=None):
     """Take away what prevents duplicates."""
-    if what == "no_provider_key":
+    execute = psycopg.Connection.execute
+    if what == "no_accept":
+        psycopg.Connection.execute = lambda db, query, *rest: (
+            Yes() if "idempotency.accept" in query else execute(db, query, *rest))
+    elif what == "read_committed":
+        psycopg.Connection.execute = lambda db, query, *rest: execute(
+            db, query.replace("REPEATABLE READ", "READ COMMITTED"), *rest)
+    elif what == "no_provider_key":
         payments.provider_key = lambda *identity: ""
     elif what == "no_key":
         # as if the claim were left out: each try is an operation of its own
@@ -131,18 +150,19 @@ def control(endpoint, payments, what):
         endpoint.pay = lambda principal, key, *rest: pay(principal, uuid.uuid4().hex, *rest)
 
 
-def serve(port, log):
-    import endpoint
+def serve(port, log, module="endpoint"):
     import payments
 
+    endpoint = importlib.import_module(module)
     lines = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    control(endpoint, payments, os.environ.get("CRASH_CONTROL"))
+    control(os.environ.get("CRASH_CONTROL"), endpoint, payments)
 
     class Faulty(endpoint.Endpoint):
         def do_POST(self):
             if "Fault" in self.headers:
                 kind, n = self.headers["Fault"].split()
-                Fault(kind, int(n), self.headers["Idempotency-Key"], lines).arm()
+                label = self.headers["Idempotency-Key"] or self.headers["X-GitHub-Delivery"]
+                Fault(kind, int(n), label, lines).arm()
             super().do_POST()
 
     class Forking(ForkingMixIn, HTTPServer):

@@ -21,6 +21,20 @@ const STREAM = 'work';
 const partition = (key) => Number(key) % PARTITIONS;
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
+// Now and then in any order: brokers, and consumers that work in parallel, promise none.
+function shuffle(events) {
+	const shuffled = [...events];
+
+	if (Math.random() > 0.2)
+		return shuffled;
+	for (let i = shuffled.length - 1; i > 0; i--) {
+		const j = Math.floor(Math.random() * (i + 1));
+
+		[shuffled[i], shuffled[j]] = [shuffled[j], shuffled[i]];
+	}
+	return shuffled;
+}
+
 // NATS: one JetStream stream, one subject per partition.
 async function nats() {
 	const { connect, AckPolicy, DeliverPolicy, StringCodec, StorageType } = require('nats');
@@ -142,8 +156,23 @@ async function consumer(name, group, who, total) {
 		const db = await database();
 
 		await broker.consume(group, p, async (events, acknowledge) => {
-			for (const event of events)
-				await db.query('SELECT consume($1, $2, $3, $4, $5)', [who, `${STREAM}-${p}`, event.id, event.key, event.payload]);
+			let left = shuffle(events);
+
+			// what came too early is tried again after the rest
+			while (left.length > 0) {
+				const early = [];
+
+				for (const event of left) {
+					const { rows } = await db.query('SELECT consume($1, $2, $3, $4) AS outcome',
+						[who, event.id, event.key, event.payload]);
+
+					if (rows[0].outcome === 'gap')
+						early.push(event);
+				}
+				if (early.length === left.length)
+					throw new Error('events are missing');
+				left = early;
+			}
 			if (events.length > 0)
 				await acknowledge();
 			delivered += events.length;
@@ -161,7 +190,7 @@ async function naive(name, group) {
 		const db = await database();
 
 		await broker.consume(group, p, async (events, acknowledge) => {
-			for (const event of events)
+			for (const event of shuffle(events))
 				await db.query('INSERT INTO naive (who, id) VALUES ($1, $2)', [name, event.id]);
 			if (events.length > 0)
 				await acknowledge();

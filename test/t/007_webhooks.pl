@@ -12,41 +12,11 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 use IdempotencyTest;
-use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Fetch the package; returns the path it is unpacked to, or skips.
-sub fetch_examples
-{
-	my $dir = PostgreSQL::Test::Utils::tempdir();
-	my ($out, $err) = ('', '');
-
-	local $ENV{HOME} = $dir;
-	local $ENV{npm_config_cache} = "$dir/cache";
-	plan skip_all => 'npm is not installed'
-	  unless eval { IPC::Run::run([ 'npm', '--version' ], '>', \$out, '2>', \$err) };
-	foreach my $attempt (1 .. 3)
-	{
-		my $done = eval {
-			IPC::Run::run(
-				[ 'npm', 'pack', '--silent', '@octokit/webhooks-examples@7' ],
-				'>', \$out, '2>', \$err,
-				init => sub { chdir $dir },
-				IPC::Run::timeout(60));
-		};
-
-		last if $done;
-		plan skip_all => 'could not fetch @octokit/webhooks-examples: ' . ($err =~ /^(.*)/)[0]
-		  if $attempt == 3;
-	}
-	my ($archive) = glob("$dir/*.tgz");
-	system_or_bail('tar', 'xzf', $archive, '-C', $dir);
-	return "$dir/package";
-}
-
-my $examples = fetch_examples();
+my $examples = webhook_examples();
 my $node = new_node('webhooks');
 
 install_app($node);

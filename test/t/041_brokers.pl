@@ -3,12 +3,15 @@
 # producer -> outbox -> relay -> NATS JetStream, and Redis -> consumer with
 # accept() -> effect, each a process of its own with the npm client of its part
 # (test/clients/events.js), while they, the brokers and the database are killed
-# (SIGKILL) at random.  At the end every committed event has exactly one effect
-# per consumer, in the order of the commits within a key; the naive consumer
-# beside has duplicates; and to replay everything from the beginning changes
-# nothing.
+# (SIGKILL), and connections to a broker cut, at random.  At the end every
+# committed event has exactly one effect per consumer, in the order of the commits
+# within a key; the naive consumer beside has duplicates; and to replay everything
+# from the beginning changes nothing.
 #
-# Where there is no accept() yet, a primary key stands in for it.
+# Consumer nats knows events by their ids, and has the order of the broker.
+# Consumer redis is handed some batches shuffled, and has the order of accept():
+# strategy "ordered", by the number that an event has within its key.  The naive
+# consumer of redis is handed them likewise, and mixes them up.
 #
 # IDEMPOTENCY_EVENTS (20000), in 4 partitions.
 
@@ -75,15 +78,13 @@ $ENV{REDIS_PORT} = free_port();
 
 my $node = new_node('brokers', conf => "restart_after_crash = on\n");
 install_app($node);
-my $stand_in = $node->safe_psql('postgres', q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'idempotency'::regnamespace AND proname = 'accept'}) eq '0';
-note($stand_in ? 'there is no accept(): a stand-in takes its place' : 'with accept()');
 $node->safe_psql('postgres', q{
 	CREATE TABLE work (n bigserial, producer int, id text, key int, m int);
 	CREATE TABLE counter (key int PRIMARY KEY, m int);
 	INSERT INTO counter SELECT k, 0 FROM generate_series(0, 31) AS k;
 	-- no constraint on either, so that a duplicate can show
 	CREATE TABLE done (n bigserial, who text, id text, key int, m int);
-	CREATE TABLE naive (who text, id text);
+	CREATE TABLE naive (n bigserial, who text, id text);
 	CREATE FUNCTION produce(p int, operation text) RETURNS text LANGUAGE plpgsql AS $$
 	DECLARE
 		k int := hashtext(operation) & 31;
@@ -102,33 +103,25 @@ $node->safe_psql('postgres', q{
 		RETURN c.response;
 	END $$;
 });
-$node->safe_psql('postgres', $stand_in
-	? q{CREATE TABLE accepted (consumer text, stream text, id text, PRIMARY KEY (consumer, stream, id));
-		CREATE FUNCTION accepts(consumer text, stream text, id text) RETURNS boolean LANGUAGE plpgsql AS $$
-		BEGIN
-			INSERT INTO accepted VALUES (consumer, stream, id) ON CONFLICT DO NOTHING;
-			RETURN FOUND;
-		END $$}
-	: q{SELECT idempotency.configure_consumer('nats', strategy => 'id');
-		SELECT idempotency.configure_consumer('redis', strategy => 'id');
-		CREATE FUNCTION accepts(consumer text, stream text, id text) RETURNS boolean LANGUAGE plpgsql AS $$
-		DECLARE
-			a record;
-		BEGIN
-			SELECT * INTO a FROM idempotency.accept(consumer, stream, event_id => id);
-			IF a.outcome NOT IN ('process', 'duplicate') THEN
-				RAISE EXCEPTION 'accept() answers %', a.outcome;
-			END IF;
-			RETURN a.outcome = 'process';
-		END $$});
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION consume(who text, stream text, id text, key text, payload text) RETURNS boolean LANGUAGE plpgsql AS $$
+	SELECT FROM idempotency.configure_consumer('nats', strategy => 'id');
+	SELECT FROM idempotency.configure_consumer('redis', strategy => 'ordered', first_seq => 1);
+	-- what became of a delivery; "gap": events before it have to come first
+	CREATE FUNCTION consume(who text, id text, key text, payload text) RETURNS text LANGUAGE plpgsql AS $$
+	DECLARE
+		a record;
 	BEGIN
-		IF NOT accepts(who, stream, id) THEN
-			RETURN false;
+		IF who = 'redis' THEN
+			SELECT * INTO a FROM idempotency.accept(who, 'work/' || key, seq => payload::bigint);
+		ELSE
+			SELECT * INTO a FROM idempotency.accept(who, 'work', event_id => id);
 		END IF;
-		INSERT INTO done (who, id, key, m) VALUES (who, id, key::int, payload::int);
-		RETURN true;
+		IF a.outcome = 'process' THEN
+			INSERT INTO done (who, id, key, m) VALUES (who, id, key::int, payload::int);
+		ELSIF a.outcome NOT IN ('duplicate', 'gap') THEN
+			RAISE EXCEPTION 'accept() answers %', a.outcome;
+		END IF;
+		RETURN a.outcome;
 	END $$;
 });
 $ENV{PGHOST} = $node->host;
@@ -202,6 +195,22 @@ END
 	$? = $status;
 }
 
+# What is there to be killed?  By its first word, if a client, else by itself.
+sub kind { return $_[0] =~ /^(\w+)/ ? $1 : die; }
+
+my @kinds = qw(nats redis connections database producer relay consumer);
+
+# Cut all clients' connections to Redis, which lives on.
+sub cut_connections
+{
+	my $socket = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$ENV{REDIS_PORT}", Timeout => 5) or return;
+
+	print $socket "CLIENT KILL TYPE normal SKIPME yes\r\n";
+	$socket->flush;
+	my $answer = <$socket> // '';
+	return $answer =~ /^:[1-9]/;
+}
+
 sub count { return $node->safe_psql('postgres', $_[0]); }
 
 start($_) foreach qw(nats redis);
@@ -217,31 +226,39 @@ while (time < $limit)
 	look_after();
 	sleep(0.1);
 	my $producing = grep { !$finished{$_} } grep { /^producer/ } keys %command;
+	my $spared = grep { !$kills{$_} && $_ ne 'producer' } @kinds;
 
-	if (time > $next_kill && ($producing || !$kills{nats} || !$kills{redis} || !$kills{database}))
+	if (time > $next_kill && ($producing || $spared))
 	{
-		# brokers and the database in turn, and now and then
-		my ($must) = grep { !$kills{$_} } qw(nats redis database);
-		my @names = ((grep { !/^producer/ } keys %pid), (grep { /^producer/ } keys %pid), 'database');
-		my $victim = $must && rand() < 0.5 ? $must : $names[ rand @names ];
+		# each kind now and then, and soon
+		my ($must) = grep { !$kills{$_} } 'producer', @kinds;
+		my @names = (keys %pid, 'database', 'connections');
+		my @wanted = grep { $must && kind($_) eq $must } @names;
+		my $victim = @wanted && rand() < 0.5 ? $wanted[ rand @wanted ] : $names[ rand @names ];
 
-		$kills{$victim}++;
 		if ($victim eq 'database')
 		{
 			$node->kill9;
 			try_start($node);
+			$kills{database}++;
 		}
-		else
+		elsif ($victim eq 'connections')
 		{
-			kill 'KILL', $pid{$victim} if $pid{$victim};
+			$kills{connections} += cut_connections() ? 1 : 0;
+		}
+		elsif (kill 'KILL', $pid{$victim})
+		{
+			$kills{ kind($victim) }++;
 		}
 		$next_kill = time + 0.7 + rand(0.8);
 	}
-	next if $producing || $quiet++ % 5;
+	next if $producing || $spared || $quiet++ % 5;
 	last if count(q{SELECT (SELECT count(*) FROM done) >= 2 * (SELECT count(*) FROM work)
 		AND (SELECT count(DISTINCT (who, id)) FROM naive) >= 2 * (SELECT count(*) FROM work)}) eq 't';
 }
 note sprintf('%d events in %d s; killed: %s', $events, time - $began, join(', ', map { "$_ $kills{$_}" } sort keys %kills));
+
+is(join(' ', grep { !$kills{$_} } @kinds), '', 'each kind was killed');
 
 #----------------------------------------------------------------------
 # what came of it
@@ -267,6 +284,11 @@ sub check_effects
 check_effects('after the crashes');
 my $duplicates = count('SELECT count(*) - count(DISTINCT (who, id)) FROM naive');
 cmp_ok($duplicates, '>', 0, "control: the naive consumer has duplicates ($duplicates)");
+
+cmp_ok(
+	count(q{SELECT count(*) FROM (SELECT m, lag(m) OVER (PARTITION BY key ORDER BY first) AS before
+		FROM (SELECT id, min(n) AS first FROM naive WHERE who = 'redis' GROUP BY id) AS f JOIN work USING (id)) AS o WHERE m <= before}),
+	'>', 0, 'control: what was handed out shuffled, it has processed so');
 
 # everything once more, from the beginning
 foreach my $name (grep { /^(relay|naive|consumer)/ } sort keys %pid)

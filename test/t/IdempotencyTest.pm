@@ -34,6 +34,7 @@ our @EXPORT = qw(
   wait_pgbench
   duplicates
   try_start
+  webhook_examples
   start_clients
   move_clients
   stop_clients
@@ -222,6 +223,36 @@ sub try_start
 		sleep(0.1);
 	}
 	die 'could not start the server again';
+}
+
+# Fetch @octokit/webhooks-examples, several hundred webhooks as GitHub sends them;
+# returns the path it is unpacked to, or skips all tests.
+sub webhook_examples
+{
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my ($out, $err) = ('', '');
+
+	local $ENV{HOME} = $dir;
+	local $ENV{npm_config_cache} = "$dir/cache";
+	plan skip_all => 'npm is not installed'
+	  unless eval { IPC::Run::run([ 'npm', '--version' ], '>', \$out, '2>', \$err) };
+	foreach my $attempt (1 .. 3)
+	{
+		my $done = eval {
+			IPC::Run::run(
+				[ 'npm', 'pack', '--silent', '@octokit/webhooks-examples@7' ],
+				'>', \$out, '2>', \$err,
+				init => sub { chdir $dir },
+				IPC::Run::timeout(60));
+		};
+
+		last if $done;
+		plan skip_all => 'could not fetch @octokit/webhooks-examples: ' . ($err =~ /^(.*)/)[0]
+		  if $attempt == 3;
+	}
+	my ($archive) = glob("$dir/*.tgz");
+	system_or_bail('tar', 'xzf', $archive, '-C', $dir);
+	return "$dir/package";
 }
 
 #----------------------------------------------------------------------
