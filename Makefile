@@ -25,17 +25,18 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	history identity inbox inbox_after inbox_configure inbox_decide inbox_delivery inbox_event \
 	inbox_many inbox_operator inbox_policy inbox_ranges inbox_read inbox_row inbox_stream inbox_table \
 	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
-	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
+	merkle merkle_test module newkey note operator outbox outbox_admin outbox_policy outbox_read \
+	outbox_relay outbox_rotate outbox_table policy proof prune recorder response ring roster \
 	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
 	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
-	verify_keys verify_rows verify_tables verify_tree worker
+	verify_keys verify_rows verify_tables verify_tree watermark worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	inbox health verify
+	inbox outbox health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -47,11 +48,11 @@ DOCS = README.md
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
 	settle policy batch run trigger lookup maintain stats ledger verify \
-	inbox security
+	inbox outbox security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox outbox
 
 #------------------------------------------------------------------------
 # compiling

@@ -88,7 +88,15 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_INBOX_STREAM] = "inbox_stream",
 	[CATALOG_INBOX_STREAM_PKEY] = "inbox_stream_pkey",
 	[CATALOG_INBOX_EVENT] = "inbox_event",
-	[CATALOG_INBOX_EVENT_PKEY] = "inbox_event_pkey"
+	[CATALOG_INBOX_EVENT_PKEY] = "inbox_event_pkey",
+	[CATALOG_OUTBOX_SEQ] = "outbox_seq",
+	[CATALOG_OUTBOX_POLICY] = "outbox_policy",
+	[CATALOG_OUTBOX_RELAY] = "outbox_relay",
+	[CATALOG_OUTBOX] = "outbox_0", "outbox_1", "outbox_2", "outbox_3",
+	[CATALOG_OUTBOX_PKEY] = "outbox_0_pkey", "outbox_1_pkey",
+	"outbox_2_pkey", "outbox_3_pkey",
+	[CATALOG_OUTBOX_ID] = "outbox_0_id", "outbox_1_id", "outbox_2_id",
+	"outbox_3_id"
 };
 
 static ResultDesc result_descs[RESULT_DESCS];

@@ -19,6 +19,8 @@
 #define IDEMPOTENCY_SCHEMA	"idempotency"
 #define IDEMPOTENCY_VERSION "0.1.0"
 
+#define OUTBOX_SLOTS		4	/* tables of the outbox */
+
 /* tables, indexes and sequences that are looked up by their names */
 typedef enum CatalogRelation
 {
@@ -46,6 +48,13 @@ typedef enum CatalogRelation
 	CATALOG_INBOX_STREAM_PKEY,
 	CATALOG_INBOX_EVENT,
 	CATALOG_INBOX_EVENT_PKEY,
+	CATALOG_OUTBOX_SEQ,
+	CATALOG_OUTBOX_POLICY,
+	CATALOG_OUTBOX_RELAY,
+	CATALOG_OUTBOX,				/* the first of the ring's tables */
+	CATALOG_OUTBOX_PKEY = CATALOG_OUTBOX + OUTBOX_SLOTS,
+	CATALOG_OUTBOX_ID = CATALOG_OUTBOX_PKEY + OUTBOX_SLOTS,
+	CATALOG_OUTBOX_LAST = CATALOG_OUTBOX_ID + OUTBOX_SLOTS - 1,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -73,6 +82,7 @@ extern void catalog_require_columns(Relation rel, int n);
 extern void catalog_require_indexed(Relation heap, CatalogRelation index,
 									const char *column, const char *use);
 extern void catalog_require_ledger(Relation heap);
+extern void catalog_require_outbox(Relation heap, int slot);
 extern void catalog_require_plain(Relation heap, Segment segment);
 
 #endif							/* IDEMPOTENCY_CATALOG_H */

@@ -81,9 +81,10 @@ catalog_is_distributed(Oid relid)
 	return found;
 }
 
-/* Is this a valid index on the column alone, unique or else partial? */
+/* Is this a valid index on the column alone, and of this kind? */
 static bool
-catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
+catalog_index_is(Oid index, Oid relid, const char *column, bool unique,
+				 bool partial)
 {
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	Form_pg_index form;
@@ -95,7 +96,7 @@ catalog_index_is(Oid index, Oid relid, const char *column, bool unique)
 	is = form->indrelid == relid && form->indisvalid && form->indnatts == 1 &&
 		form->indkey.values[0] == get_attnum(relid, column) &&
 		form->indisunique == unique &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) == unique;
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) != partial;
 	ReleaseSysCache(tuple);
 	return is;
 }
@@ -110,9 +111,10 @@ catalog_has_own_indexes(Relation heap, Segment segment)
 
 	list_free(indexes);
 	return n == 2 &&
-		catalog_index_is(catalog_segment_index(segment), relid, "id", true) &&
+		catalog_index_is(catalog_segment_index(segment), relid, "id", true,
+						 false) &&
 		catalog_index_is(catalog_segment_running_index(segment), relid,
-						 "scope", false);
+						 "scope", false, true);
 }
 
 /* Why can't a table of ours be written directly?  NULL if it can. */
@@ -189,7 +191,7 @@ catalog_require_ledger(Relation heap)
 	if (obstacle == NULL &&
 		(list_length(indexes) != 1 ||
 		 !catalog_index_is(catalog_relation(CATALOG_LEDGER_ENTRY_PKEY),
-						   RelationGetRelid(heap), "seq", true)))
+						   RelationGetRelid(heap), "seq", true, false)))
 		obstacle = "It lacks its index, or has another.";
 	list_free(indexes);
 	if (obstacle)
@@ -212,9 +214,34 @@ catalog_require_indexed(Relation heap, CatalogRelation index,
 	if (obstacle == NULL &&
 		(list_length(indexes) != 1 ||
 		 !catalog_index_is(catalog_relation(index), RelationGetRelid(heap),
-						   column, true)))
+						   column, true, false)))
 		obstacle = "It lacks its index, or has another.";
 	list_free(indexes);
 	if (obstacle)
 		catalog_refuse(heap, use, obstacle);
+}
+
+/*
+ * Likewise for a table of the outbox, whose index on position is unique.
+ * Others may publish it, or set its replica identity.  Raises 55000.
+ */
+void
+catalog_require_outbox(Relation heap, int slot)
+{
+	const char *obstacle = catalog_obstacle(heap);
+	List	   *indexes = RelationGetIndexList(heap);
+	Oid			relid = RelationGetRelid(heap);
+
+	if (obstacle == NULL && heap->trigdesc != NULL)
+		obstacle = "It has a trigger or a foreign key.";
+	if (obstacle == NULL &&
+		(list_length(indexes) != 2 ||
+		 !catalog_index_is(catalog_relation(CATALOG_OUTBOX_PKEY + slot), relid,
+						   "position", true, false) ||
+		 !catalog_index_is(catalog_relation(CATALOG_OUTBOX_ID + slot), relid,
+						   "id", false, false)))
+		obstacle = "It lacks one of its indexes, or has another.";
+	list_free(indexes);
+	if (obstacle)
+		catalog_refuse(heap, "keep events", obstacle);
 }

@@ -23,6 +23,7 @@
 #include "limit.h"
 #include "maintain.h"
 #include "note.h"
+#include "outbox.h"
 #include "policy.h"
 #include "recorder.h"
 #include "roster.h"
@@ -70,5 +71,6 @@ _PG_init(void)
 	inbox_policy_init();
 	inbox_stream_init();
 	inbox_delivery_init();
+	outbox_init();
 	launcher_init();
 }

@@ -4,23 +4,9 @@
  *		Sealing the ledger's entries into the Merkle tree.
  *
  * A duty.  It appends to the tree, in the order of their numbers, the entries
- * up to a number below which nothing can appear any more.  How that is known:
- *
- *	1  q := the last number drawn
- *	2  X := the transactions that hold the lock on the sequence under which
- *	   numbers are drawn (counter.c), prepared ones included
- *	3  once all of X have let go of it, every entry up to q has been committed,
- *	   and a snapshot taken then sees it, or never will be
- *
- * Whoever drew a number up to q did so before 1, and so was in X at 2 or had
- * ended by then: a lock is released only after the transaction's end, or the
- * subtransaction's rollback, is visible.  Neither readers nor writers that have
- * decided nothing are waited for, and in what the clock or another cluster's
- * transaction ids say there is no trust, so it doesn't matter where the entries
- * come from.
- *
- * X is kept from round to round until it has ended, so that a steady stream of
- * slow commits can't put sealing off for ever.
+ * up to a number below which nothing can appear any more (watermark.c).  What
+ * was waited for is kept from round to round until it has ended, so that a
+ * steady stream of slow commits can't put sealing off for ever.
  *
  * Locking: ShareUpdateExclusiveLock on ledger_checkpoint, tried for, so that
  * one session seals; see seal_lock().  A checkpoint is durable before anybody
@@ -33,37 +19,25 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
-#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "compat.h"
 #include "duty.h"
 #include "fault.h"
 #include "incarnation.h"
 #include "ledger.h"
 #include "seal.h"
 #include "tree.h"
+#include "watermark.h"
 
 #define SEAL_ENTRIES_MAX	262144	/* in one transaction */
 #define SEAL_WAIT_MS		50	/* for commits that are under way */
-#define SEAL_POLL_MS		2
 #define SEAL_LOOK_AGAIN		USECS_PER_SEC
 
-/* q and X; lives from round to round */
-typedef struct Watermark
-{
-	bool		pending;
-	int64		seq;
-	int			n;
-	VirtualTransactionId *holders;	/* in TopMemoryContext */
-} Watermark;
-
-static Watermark watermark = {0};
+static Watermark watermark = {0};	/* lives from round to round */
 
 /* what of the tree is in no full tile, per level, and what is added to it */
 typedef struct SealBuilder
@@ -76,93 +50,6 @@ typedef struct SealBuilder
 	uint8		filter[TREE_FILTER_BYTES];	/* likewise */
 	int			old_tail;		/* at level 0, sealed before */
 } SealBuilder;
-
-/* Who holds the lock under which numbers are drawn?  palloc'd. */
-static VirtualTransactionId *
-seal_holders(int *n)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId,
-						 catalog_relation(CATALOG_LEDGER_SEQ));
-	return GetLockConflicts(&tag, ShareLock, n);
-}
-
-/* Take a new watermark: steps 1 and 2. */
-static void
-seal_take_watermark(void)
-{
-	VirtualTransactionId *holders;
-
-	watermark.seq = ledger_last_seq();
-	holders = seal_holders(&watermark.n);
-	if (watermark.holders)
-		pfree(watermark.holders);
-	watermark.holders =
-		MemoryContextAlloc(TopMemoryContext,
-						   Max(watermark.n, 1) * sizeof(VirtualTransactionId));
-	memcpy(watermark.holders, holders,
-		   watermark.n * sizeof(VirtualTransactionId));
-	watermark.pending = true;
-	pfree(holders);
-}
-
-/*
- * Have the transactions of the watermark let go of the lock?  Forgets those
- * that have: they have ended, or rolled back what had drawn a number.
- */
-static bool
-seal_watermark_is_decided(void)
-{
-	VirtualTransactionId *holders;
-	int			nholders;
-	int			n = 0;
-
-	if (watermark.n == 0)
-		return true;
-	holders = seal_holders(&nholders);
-	for (int i = 0; i < watermark.n; i++)
-	{
-		for (int j = 0; j < nholders; j++)
-		{
-			if (VirtualTransactionIdEquals(watermark.holders[i], holders[j]))
-			{
-				watermark.holders[n++] = watermark.holders[i];
-				break;
-			}
-		}
-	}
-	watermark.n = n;
-	pfree(holders);
-	return n == 0;
-}
-
-/*
- * Step 3: wait a little for the watermark to be decided; returns whether it
- * is.
- */
-static bool
-seal_await_watermark(void)
-{
-	static uint32 wait_event = 0;
-	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SEAL_WAIT_MS);
-
-	for (;;)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (seal_watermark_is_decided())
-			return true;
-		if (GetCurrentTimestamp() >= deadline)
-			return false;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 SEAL_POLL_MS,
-						 compat_wait_event(&wait_event,
-										   "IdempotencySealWait"));
-		ResetLatch(MyLatch);
-	}
-}
 
 /* Begin with what the tree has at its right edge. */
 static void
@@ -433,11 +320,11 @@ seal_step(int step)
 	if (last == 0 || (last == nothing_upto && now >= looked_at &&
 					  now < looked_at + SEAL_LOOK_AGAIN))
 		return;
-	if (!watermark.pending)
-		seal_take_watermark();
-	if (!seal_await_watermark())
+	if (!watermark_await(&watermark, catalog_relation(CATALOG_LEDGER_SEQ),
+						 SEAL_WAIT_MS))
 		return;
 	sealed = seal_upto(watermark.seq, &any);
+	/* what was too much, or could not be sealed now, is decided all the same */
 	watermark.pending = sealed < watermark.seq;
 	nothing_upto = any ? -1 : sealed;
 	looked_at = now;

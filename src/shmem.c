@@ -19,7 +19,7 @@
 #include "shmem.h"
 
 #define SHMEM_TRANCHE	"idempotency"
-#define SHMEM_AREAS		8
+#define SHMEM_AREAS		16
 
 typedef struct ShmemArea
 {

@@ -237,6 +237,41 @@ txn_has_claims(void)
 }
 
 /*
+ * An event is emitted by the operation that this transaction executes: the
+ * claim that was made last of those still to be settled, or of all.  Returns the
+ * event's number in that claim, from 1, and the claim's id; 0 if there is no
+ * claim.  A rollback gives the number back.
+ */
+int32
+txn_next_event(pg_uuid_t *id)
+{
+	TxnClaim   *claim = txn.claims;
+	TxnClaim   *settled = NULL;
+	TxnClaimState state;
+
+	for (; claim; claim = claim->next)
+	{
+		if (!claim->state.held)
+			continue;
+		if (!claim->state.settled)
+			break;
+		if (settled == NULL)
+			settled = claim;
+		if (txn.nunsettled == 0)
+			break;
+	}
+	if (claim == NULL || claim->state.settled)
+		claim = settled;
+	if (claim == NULL)
+		return 0;
+	state = claim->state;
+	state.nevents++;
+	txn_change(claim, &state);
+	*id = *identity_id(claim->identity);
+	return state.nevents;
+}
+
+/*
  * Refuse to commit, or prepare, what was claimed and not settled: the row
  * says "succeeded", and that may not be true.  Raises ID428.
  */

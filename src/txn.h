@@ -29,6 +29,7 @@ typedef struct TxnClaimState
 	int32		attempt;
 	bool		audited;		/* its event is numbered, and to be recorded */
 	DecisionNumber decision;	/* that the settle supersedes, or 0 */
+	int32		nevents;		/* whose ids were derived from it */
 } TxnClaimState;
 
 /* one identity that this transaction has claimed */
@@ -45,5 +46,6 @@ extern TxnClaim *txn_enter(Identity *identity);
 extern void txn_change(TxnClaim *claim, const TxnClaimState *state);
 extern void txn_wrote_unnoted(void);
 extern bool txn_has_claims(void);
+extern int32 txn_next_event(pg_uuid_t *id);
 
 #endif							/* IDEMPOTENCY_TXN_H */

@@ -102,13 +102,23 @@ FROM (
 		pg_catalog.count(*), 0, pg_catalog.min(d.died_at)
 	FROM idempotency.dead_events AS d
 	GROUP BY d.consumer
+	UNION ALL
+	SELECT 'outbox_lag', 'warning', r.relay, r.lag_seconds, 300,
+		pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+			pg_catalog.make_interval(secs => r.lag_seconds)
+	FROM idempotency.relays AS r
+	WHERE r.lag_seconds OPERATOR(pg_catalog.>) 300
+	UNION ALL
+	SELECT 'outbox_lost', 'critical', r.relay, r.lost_upto, r.position, NULL
+	FROM idempotency.relays AS r
+	WHERE r.lost_upto OPERATOR(pg_catalog.>) r.position
 ) AS a(name, severity, scope, value, threshold, since);
 COMMENT ON VIEW idempotency.alerts IS
 	'what needs somebody''s attention, now; empty if nothing does';
 COMMENT ON COLUMN idempotency.alerts.scope IS
-	'the scope; of rotation_late, the table; NULL where it is about all';
+	'the scope; of rotation_late, the table; of outbox_lag and outbox_lost, the relay; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events; outbox_lag: age in seconds of the oldest event that a relay has not acknowledged; outbox_lost: position up to which events were removed before a relay had read them';
 COMMENT ON COLUMN idempotency.alerts.since IS
 	'when it began, where that is known';
 -- tells how an operation fares; grant it to operators

@@ -51,6 +51,12 @@ has_witness_headers()
 		-include openssl/evp.h -x c - 2>/dev/null
 }
 
+# Is there this server?  Debian's can be where only root looks.
+has_server()
+{
+	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" >/dev/null
+}
+
 # Prints the packages of a server and its headers: of the major whose server is
 # installed already, if apt has its headers, otherwise of the one that the
 # metapackage names.
@@ -98,6 +104,8 @@ missing_optional()
 {
 	[ "$mode" = test ] || return 0
 	has_pgbouncer || echo pgbouncer
+	has_server nats-server || echo nats-server
+	has_server redis-server || echo redis-server
 }
 
 case $mode in

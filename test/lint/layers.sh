@@ -22,7 +22,7 @@ my @layers = (
 	[qw(guc identity canonical jsontree es6number digest merkle fault
 		clock ring trace base64url)],									# 1: pure
 	[qw(catalog shmem counter entry standby)],				# 2: what a backend shares
-	[qw(policy incarnation stats history duty roster)],		# 3: settings, counts, what runs
+	[qw(policy incarnation stats history duty roster watermark)],		# 3: settings, counts, what runs
 	[qw(keyrow store fence ledger tree breaker limit note)],	# 4: rows, and what restrains
 	[qw(txn tally decision token tag response)],								# 5: what this transaction holds
 	[qw(answer claim configure failure key settle operator lookup lease
