@@ -9,6 +9,7 @@
 #	make majors		tests on other majors of PostgreSQL, for a release
 #	make bench		measures (doc/performance.md)
 #	make steady		measures over time, and draws
+#	make report		a page about a database (doc/operations.md), on PGHOST, PGDATABASE, ...
 #	make testlib	the library with fault points, for tests only
 
 #------------------------------------------------------------------------
@@ -93,7 +94,7 @@ $(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
 #------------------------------------------------------------------------
 # from a bare machine
 #------------------------------------------------------------------------
-.PHONY: test majors demo demo-stop bench steady
+.PHONY: test majors demo demo-stop bench steady report
 test:
 	REGRESS="$(REGRESS)" ISOLATION="$(SPECS)" bash test/run.sh
 majors:
@@ -106,3 +107,5 @@ bench:
 	bash test/bench/run.sh
 steady:
 	bash test/bench/steady.sh
+report:
+	bash monitoring/report/report.sh $(REPORT)
