@@ -5,7 +5,7 @@
 #		needs attention.  HTML that loads nothing from anywhere.
 #
 # Connects as psql does (PGHOST, PGDATABASE, ...), and only reads, in one
-# transaction; the role needs the rights of "operator" and "auditor" in
+# transaction; the role needs the rights of "reporter" in
 # doc/operations.md.  It reads the ledger's table of entries once.
 #
 # FILE: tmp/report.html by default.  Environment: REPORT_HOURS, how much of the
@@ -111,7 +111,7 @@ $(cat "$dir/figures.html")
 $(section 'What needs attention' 'The view alerts; doc/operations.md says what to do about each.' alerts.html)
 $(section 'Scopes' 'What claims were answered, since the counts began.' scopes.html)
 $(section "What was decided, last $hours h" 'Entries of the ledger, in UTC. Replays are among them only where a policy says audit =&gt; everything.' decisions.svg)
-$(section 'How long decisions take' 'Without waiting for others; all scopes, since the counts began.' latency.svg)
+$(section 'How long decisions take' 'Without waiting for others, which is the row waiting; all scopes, since the counts began.' latency.svg functions.html)
 $(section 'Leased claims' 'Those that are open, by scope.' leases.html)
 $(section 'Where keys live' 'Size of the tables of keys, without their indexes.' segments.svg)
 $(section 'Ledger' "How far it is sealed and witnessed; below, the time from a decision to its seal, last $hours h: so long it could be forged." ledger.html exposure.svg)

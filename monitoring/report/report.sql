@@ -10,7 +10,6 @@
 \pset null ''
 BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL lc_messages = 'C';
 SET LOCAL timezone = 'UTC';
 
 -- ------------------------------------------------------------ the top
@@ -78,6 +77,15 @@ SELECT s.scope, repeat('█', round(10 * part)::int) || repeat('░', 10 - round
 \qecho '<p class="none">Nothing counted yet.</p>'
 \endif
 
+\o functions.html
+SELECT count(*) > 0 AS any FROM idempotency.latency_by_function \gset
+\if :any
+SELECT l.function, l.calls, round(l.mean_us::numeric, 1) AS "mean, µs", round(l.p50_us::numeric, 1) AS "p50, µs",
+       round(l.p95_us::numeric, 1) AS "p95, µs", round(l.p99_us::numeric, 1) AS "p99, µs"
+  FROM idempotency.latency_by_function AS l
+ ORDER BY l.function = 'waiting', l.calls DESC, l.function;
+\endif
+
 \o leases.html
 SELECT count(*) > 0 AS any FROM idempotency.activity \gset
 \if :any
@@ -90,14 +98,13 @@ SELECT a.scope, count(*) AS running, count(*) FILTER (WHERE a.lease_left_ms < 0)
 \endif
 
 \o consumers.html
-SELECT count(*) > 0 AS any FROM idempotency.consumers \gset
+SELECT count(*) > 0 AS any FROM idempotency.stats_consumers \gset
 \if :any
-SELECT s.consumer, count(*) AS streams, sum(s.delivered) AS processed, sum(s.holes) AS gaps,
-       round(extract(epoch FROM clock_timestamp() - min(s.gap_since))) AS "oldest gap, s",
-       (SELECT count(*) FROM idempotency.dead_events AS d WHERE d.consumer = s.consumer) AS dead
-  FROM idempotency.consumers AS s GROUP BY s.consumer ORDER BY s.consumer LIMIT 50;
+SELECT c.consumer, c.streams, c.processed, c.duplicates, c.late_events AS late, c.holes AS gaps,
+       round(extract(epoch FROM clock_timestamp() - c.gap_since)) AS "oldest gap, s", c.dead
+  FROM idempotency.stats_consumers AS c ORDER BY c.consumer LIMIT 50;
 \else
-\qecho '<p class="none">No consumer has a position.</p>'
+\qecho '<p class="none">No consumer has processed anything.</p>'
 \endif
 
 \o relays.html
@@ -112,6 +119,7 @@ SELECT r.relay, r.stream, r.lag_events AS "events behind", round(r.lag_seconds::
 
 \o ledger.html
 SELECT l.size AS sealed, l.unsealed, l.witnessed_size AS witnessed,
+       (SELECT round(e.exposure_ms / 1e3, 1) FROM idempotency.ledger_exposure AS e) AS "exposed for, s",
        to_char(l.witnessed_at, 'YYYY-MM-DD HH24:MI:SS') AS "witnessed at", l.pruned_below AS "pruned below", l.origin
   FROM idempotency.ledger_status AS l;
 
@@ -156,12 +164,13 @@ SELECT extract(epoch FROM date_bin(make_interval(secs => :step), c.sealed_at, 'e
 \o latency.dat
 SELECT c.from_us, c.to_us, sum(c.decisions)
   FROM idempotency.stats_latency AS c
+ WHERE c.function <> 'waiting' AND c.to_us < 'infinity'
  GROUP BY c.from_us, c.to_us ORDER BY c.from_us;
 
 \o quantiles.dat
 SELECT q.name, min(c.to_us)
   FROM (SELECT l.to_us, sum(sum(l.decisions)) OVER (ORDER BY l.to_us) / sum(sum(l.decisions)) OVER () AS part
-          FROM idempotency.stats_latency AS l GROUP BY l.to_us) AS c
+          FROM idempotency.stats_latency AS l WHERE l.function <> 'waiting' AND l.to_us < 'infinity' GROUP BY l.to_us) AS c
   JOIN (VALUES ('p50', 0.5), ('p95', 0.95), ('p99', 0.99)) AS q (name, part) ON c.part >= q.part
  GROUP BY q.name, q.part ORDER BY q.part;
 
