@@ -58,7 +58,7 @@ SELECT CASE a.severity WHEN 'critical' THEN '● ' ELSE '○ ' END || a.severity
 
 -- ------------------------------------------------------------ scopes
 \o scopes.html
-SELECT count(*) > 0 AS any, count(*) > 50 AS more FROM idempotency.stats \gset
+SELECT count(*) > 0 AS any, count(*) > 30 AS more FROM idempotency.stats \gset
 \if :any
 SELECT s.scope, repeat('█', round(10 * part)::int) || repeat('░', 10 - round(10 * part)::int)
            || to_char(100 * part, '990') || ' %' AS duplicates,
@@ -69,9 +69,9 @@ SELECT s.scope, repeat('█', round(10 * part)::int) || repeat('░', 10 - round
  CROSS JOIN LATERAL (SELECT coalesce((s.replayed + s.in_progress)::float8
                      / nullif(s.executed + s.resumed + s.replayed + s.in_progress, 0), 0)) AS d (part)
  ORDER BY s.executed + s.resumed + s.replayed + s.in_progress DESC, s.scope
- LIMIT 50;
+ LIMIT 30;
 \if :more
-\qecho '<p class="none">The 50 busiest.</p>'
+\qecho '<p class="none">The 30 busiest.</p>'
 \endif
 \else
 \qecho '<p class="none">Nothing counted yet.</p>'
@@ -92,7 +92,7 @@ SELECT count(*) > 0 AS any FROM idempotency.activity \gset
 SELECT a.scope, count(*) AS running, count(*) FILTER (WHERE a.lease_left_ms < 0) AS over,
        round(max(-a.lease_left_ms) FILTER (WHERE a.lease_left_ms < 0) / 1e3, 1) AS "longest over, s",
        max(a.attempt) AS "highest attempt"
-  FROM idempotency.activity AS a GROUP BY a.scope ORDER BY 3 DESC, 2 DESC LIMIT 50;
+  FROM idempotency.activity AS a GROUP BY a.scope ORDER BY 3 DESC, 2 DESC LIMIT 30;
 \else
 \qecho '<p class="none">No leased claim is open.</p>'
 \endif
@@ -102,7 +102,7 @@ SELECT count(*) > 0 AS any FROM idempotency.stats_consumers \gset
 \if :any
 SELECT c.consumer, c.streams, c.processed, c.duplicates, c.late_events AS late, c.holes AS gaps,
        round(extract(epoch FROM clock_timestamp() - c.gap_since)) AS "oldest gap, s", c.dead
-  FROM idempotency.stats_consumers AS c ORDER BY c.consumer LIMIT 50;
+  FROM idempotency.stats_consumers AS c ORDER BY c.consumer LIMIT 30;
 \else
 \qecho '<p class="none">No consumer has processed anything.</p>'
 \endif
@@ -112,7 +112,7 @@ SELECT count(*) > 0 AS any FROM idempotency.relays \gset
 \if :any
 SELECT r.relay, r.stream, r.lag_events AS "events behind", round(r.lag_seconds::numeric, 1) AS "seconds behind",
        r.lost_upto AS "lost up to"
-  FROM idempotency.relays AS r ORDER BY r.lag_seconds DESC NULLS LAST, r.relay LIMIT 50;
+  FROM idempotency.relays AS r ORDER BY r.lag_seconds DESC NULLS LAST, r.relay LIMIT 30;
 \else
 \qecho '<p class="none">No relay reads the outbox.</p>'
 \endif
@@ -153,12 +153,12 @@ SELECT extract(epoch FROM b.at)::int8 + :step / 2,
 \o exposure.dat
 SELECT extract(epoch FROM date_bin(make_interval(secs => :step), c.sealed_at, 'epoch'))::int8 + :step / 2,
        max(x.seconds), avg(x.seconds)
-  FROM (SELECT k.sealed_at, lag(k.sealed_seq, 1, 0::int8) OVER (ORDER BY k.size) AS after_seq
-          FROM idempotency.ledger_checkpoint AS k
-         WHERE k.sealed_at > :'since') AS c
+  FROM (SELECT k.sealed_at, k.sealed_seq, lag(k.sealed_seq, 1, 0::int8) OVER (ORDER BY k.size) AS after_seq
+          FROM idempotency.ledger_checkpoint AS k) AS c
  CROSS JOIN LATERAL (SELECT greatest(extract(epoch FROM c.sealed_at - e.decided_at), 0.001) AS seconds
                        FROM idempotency.ledger_entry AS e
-                      WHERE e.seq > c.after_seq AND e.decided_at > :'since' ORDER BY e.seq LIMIT 1) AS x
+                      WHERE e.seq > c.after_seq AND e.seq <= c.sealed_seq ORDER BY e.seq LIMIT 1) AS x
+ WHERE c.sealed_at > :'since'
  GROUP BY 1 ORDER BY 1;
 
 \o latency.dat
