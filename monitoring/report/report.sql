@@ -176,7 +176,7 @@ SELECT q.name, min(c.to_us)
 
 \o segments.dat
 SELECT row_number() OVER (ORDER BY array_position(ARRAY['short', 'day', 'week', 'month', 'permanent'], s.ring), s.segment),
-       '"' || replace(replace(s.segment, 'key_', ''), '_', ' ') || '"', s.bytes,
+       '"' || replace(replace(replace(s.segment, 'key_', ''), '_', ' '), 'permanent', 'perm.') || '"', s.bytes,
        CASE WHEN s.bytes > 0 AND s.ends_at < clock_timestamp() THEN 2 ELSE 1 END
   FROM idempotency.segments() AS s
  WHERE EXISTS (SELECT FROM idempotency.segments() AS t WHERE t.bytes > 0)
