@@ -40,6 +40,7 @@
 #include "response.h"
 #include "tally.h"
 #include "token.h"
+#include "watch.h"
 
 #define RECOVERY_POINT_MAX_BYTES 255
 
@@ -337,11 +338,13 @@ lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
 {
 	identity_make(identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(PG_NARGS() - 1),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity->scope, identity->scope_len);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("fence must not be null"),
 				 errhint("Pass the fence that claim() has answered.")));
+	watch_answer("held", NULL, PG_GETARG_INT64(2), 0);
 	return PG_GETARG_INT64(2);
 }
 
@@ -349,8 +352,8 @@ lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
  * heartbeat(scope text, key text, fence bigint, lease interval,
  *			 principal text) returns timestamptz
  */
-Datum
-idempotency_heartbeat(PG_FUNCTION_ARGS)
+static Datum
+heartbeat_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -362,6 +365,8 @@ idempotency_heartbeat(PG_FUNCTION_ARGS)
 								  PG_GETARG_INTERVAL_P(3));
 	PG_RETURN_TIMESTAMPTZ(lease_heartbeat(&identity, fence, lease));
 }
+
+WATCH_FUNCTION(idempotency_heartbeat, STATS_HEARTBEAT, heartbeat_call);
 
 /* {"recovery_point": ...}, as an entry's detail. */
 static char *
@@ -380,8 +385,8 @@ lease_recovery_point(const text *point)
  * checkpoint(scope text, key text, fence bigint, recovery_point text,
  *			  state text, principal text) returns boolean
  */
-Datum
-idempotency_checkpoint(PG_FUNCTION_ARGS)
+static Datum
+checkpoint_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -415,12 +420,14 @@ idempotency_checkpoint(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
+WATCH_FUNCTION(idempotency_checkpoint, STATS_CHECKPOINT, checkpoint_call);
+
 /*
  * assert_fence(scope text, key text, fence bigint, principal text)
  *		returns boolean
  */
-Datum
-idempotency_assert_fence(PG_FUNCTION_ARGS)
+static Datum
+assert_fence_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -433,3 +440,5 @@ idempotency_assert_fence(PG_FUNCTION_ARGS)
 	key_close(&key);
 	PG_RETURN_BOOL(true);
 }
+
+WATCH_FUNCTION(idempotency_assert_fence, STATS_ASSERT_FENCE, assert_fence_call);

@@ -48,6 +48,7 @@
 /* what writing needs, open */
 typedef struct OutboxWriter
 {
+	int			slot;
 	Relation	heap;
 	Relation	pkey;
 	Relation	ids;
@@ -83,64 +84,11 @@ outbox_open(int slot, LOCKMODE mode)
 	return rel;
 }
 
-/*
- * Look for an id in one table.  Returns whether it is there; *busy is the
- * transaction that has put it there and hasn't ended, if it isn't ours.
- */
-static bool
-outbox_probe_slot(int slot, Datum id, TransactionId *busy)
-{
-	Relation	heap = outbox_open(slot, AccessShareLock);
-	Relation	index;
-	IndexScanDesc scan;
-	ScanKeyData key;
-	SnapshotData snapshot;
-	TupleTableSlot *tuple;
-	bool		found;
-
-	*busy = InvalidTransactionId;
-	if (RelationGetNumberOfBlocks(heap) == 0)
-	{
-		table_close(heap, AccessShareLock);
-		return false;
-	}
-	index = index_open(catalog_relation(CATALOG_OUTBOX_ID + slot),
-					   AccessShareLock);
-	tuple = table_slot_create(heap, NULL);
-	InitDirtySnapshot(snapshot);
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
-						   C_COLLATION_OID, F_TEXTEQ, id);
-	scan = compat_index_beginscan(heap, index, &snapshot);
-	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, tuple);
-	if (found)
-		*busy = snapshot.xmin;
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(tuple);
-	index_close(index, AccessShareLock);
-	table_close(heap, AccessShareLock);
-	return found;
-}
-
-/* Likewise in all of them, the one to be written first. */
-static bool
-outbox_probe(int first, const OutboxEvent *event, TransactionId *busy)
-{
-	Datum		id = PointerGetDatum(cstring_to_text_with_len(event->id,
-															  event->id_len));
-
-	for (int i = 0; i < OUTBOX_SLOTS; i++)
-	{
-		if (outbox_probe_slot((first + i) % OUTBOX_SLOTS, id, busy))
-			return true;
-	}
-	return false;
-}
-
 /* Open what writing to a table needs. */
 static void
 outbox_writer_open(OutboxWriter *writer, int slot)
 {
+	writer->slot = slot;
 	writer->heap = outbox_open(slot, RowExclusiveLock);
 	writer->pkey = index_open(catalog_relation(CATALOG_OUTBOX_PKEY + slot),
 							  RowExclusiveLock);
@@ -158,6 +106,70 @@ outbox_writer_close(OutboxWriter *writer)
 	index_close(writer->ids, NoLock);
 	index_close(writer->pkey, NoLock);
 	table_close(writer->heap, NoLock);
+}
+
+/*
+ * Look for an id by an index.  Returns whether it is there; *busy is the
+ * transaction that has put it there and hasn't ended, if it isn't ours.
+ */
+static bool
+outbox_probe_index(Relation heap, Relation index, Datum id,
+				   TransactionId *busy)
+{
+	IndexScanDesc scan;
+	ScanKeyData key;
+	SnapshotData snapshot;
+	TupleTableSlot *tuple = table_slot_create(heap, NULL);
+	bool		found;
+
+	InitDirtySnapshot(snapshot);
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ, id);
+	scan = compat_index_beginscan(heap, index, &snapshot);
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, tuple);
+	*busy = found ? snapshot.xmin : InvalidTransactionId;
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(tuple);
+	return found;
+}
+
+/* Likewise in one of the tables. */
+static bool
+outbox_probe_slot(int slot, Datum id, TransactionId *busy)
+{
+	Relation	heap = outbox_open(slot, AccessShareLock);
+	bool		found = false;
+
+	if (RelationGetNumberOfBlocks(heap) > 0)
+	{
+		Relation	index = index_open(catalog_relation(CATALOG_OUTBOX_ID +
+														slot),
+									   AccessShareLock);
+
+		found = outbox_probe_index(heap, index, id, busy);
+		index_close(index, AccessShareLock);
+	}
+	table_close(heap, AccessShareLock);
+	return found;
+}
+
+/* Likewise in all of them, the one to be written first. */
+static bool
+outbox_probe(const OutboxWriter *writer, const OutboxEvent *event,
+			 TransactionId *busy)
+{
+	Datum		id = PointerGetDatum(cstring_to_text_with_len(event->id,
+															  event->id_len));
+
+	if (outbox_probe_index(writer->heap, writer->ids, id, busy))
+		return true;
+	for (int i = 1; i < OUTBOX_SLOTS; i++)
+	{
+		if (outbox_probe_slot((writer->slot + i) % OUTBOX_SLOTS, id, busy))
+			return true;
+	}
+	return false;
 }
 
 /* Insert an event. */
@@ -187,7 +199,7 @@ outbox_insert(OutboxWriter *writer, const OutboxEvent *event)
  * to commit it.
  */
 static void
-outbox_insert_once(OutboxWriter *writer, int slot, const OutboxEvent *event)
+outbox_insert_once(OutboxWriter *writer, const OutboxEvent *event)
 {
 	Identity	identity = {
 		.scope = OUTBOX_LOCK_SCOPE,
@@ -202,7 +214,7 @@ outbox_insert_once(OutboxWriter *writer, int slot, const OutboxEvent *event)
 		TransactionId busy;
 
 		identity_lock(&identity);
-		if (!outbox_probe(slot, event, &busy))
+		if (!outbox_probe(writer, event, &busy))
 			break;
 		identity_unlock(&identity.id);
 		if (!TransactionIdIsValid(busy))
@@ -226,12 +238,10 @@ outbox_write(OutboxEvent *events, int n)
 	OutboxPolicy policy;
 	TimestampTz now = clock_now();
 	int64		first;
-	int			slot;
 	bool		toasts = false;
 
 	outbox_policy_get(NULL, &policy);
-	slot = outbox_slot(now, policy.retention);
-	outbox_writer_open(&writer, slot);
+	outbox_writer_open(&writer, outbox_slot(now, policy.retention));
 	FAULT_POINT("outbox.before_position");
 	first = counter_draw(catalog_relation(CATALOG_OUTBOX_SEQ), n);
 	FAULT_POINT("outbox.after_position");
@@ -251,7 +261,7 @@ outbox_write(OutboxEvent *events, int n)
 		if (events[i].is_new)
 			outbox_insert(&writer, &events[i]);
 		else
-			outbox_insert_once(&writer, slot, &events[i]);
+			outbox_insert_once(&writer, &events[i]);
 	}
 	if (toasts)
 		PopActiveSnapshot();
