@@ -344,7 +344,6 @@ lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("fence must not be null"),
 				 errhint("Pass the fence that claim() has answered.")));
-	watch_answer("held", NULL, PG_GETARG_INT64(2), 0);
 	return PG_GETARG_INT64(2);
 }
 
@@ -358,12 +357,15 @@ heartbeat_call(PG_FUNCTION_ARGS)
 	Identity	identity;
 	int64		fence;
 	int64		lease;
+	TimestampTz until;
 
 	catalog_check_writable("heartbeat()");
 	fence = lease_arguments(fcinfo, &identity);
 	lease = policy_lease_argument("lease", PG_ARGISNULL(3) ? NULL :
 								  PG_GETARG_INTERVAL_P(3));
-	PG_RETURN_TIMESTAMPTZ(lease_heartbeat(&identity, fence, lease));
+	until = lease_heartbeat(&identity, fence, lease);
+	watch_answer("held", NULL, fence, 0);
+	PG_RETURN_TIMESTAMPTZ(until);
 }
 
 WATCH_FUNCTION(idempotency_heartbeat, STATS_HEARTBEAT, heartbeat_call);
@@ -417,6 +419,7 @@ checkpoint_call(PG_FUNCTION_ARGS)
 						key.now, lease_recovery_point(point));
 	ForceSyncCommit();
 	key_close(&key);
+	watch_answer("held", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
 
@@ -438,6 +441,7 @@ assert_fence_call(PG_FUNCTION_ARGS)
 	lease_open_running(&key, &identity, fence);
 	key_replace(&key, &key.probe.row);
 	key_close(&key);
+	watch_answer("held", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
 

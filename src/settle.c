@@ -417,18 +417,22 @@ finish_call(PG_FUNCTION_ARGS)
 	text	   *tag = TEXT_ARGUMENT(5);
 	int64		retention = PG_ARGISNULL(4) ? 0 :
 		policy_retention_argument(PG_GETARG_INTERVAL_P(4));
+	int64		fence = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3);
+	TimestampTz expires_at;
 
 	catalog_check_writable("finish()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(6),
 				  TEXT_ARGUMENT(1));
 	watch_scope(identity.scope, identity.scope_len);
 	tag_check(tag);
-	watch_answer("finished", NULL, PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3), 0);
 	if (!PG_ARGISNULL(3))
-		PG_RETURN_TIMESTAMPTZ(lease_finish(&identity, PG_GETARG_INT64(3),
-										   TEXT_ARGUMENT(2), retention, tag));
-	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, TEXT_ARGUMENT(2),
-										retention, tag, NULL));
+		expires_at = lease_finish(&identity, fence, TEXT_ARGUMENT(2),
+								  retention, tag);
+	else
+		expires_at = settle_finish(&identity, TEXT_ARGUMENT(2), retention,
+								   tag, NULL);
+	watch_answer("finished", NULL, fence, 0);
+	PG_RETURN_TIMESTAMPTZ(expires_at);
 }
 
 WATCH_FUNCTION(idempotency_finish, STATS_FINISH, finish_call);
@@ -497,15 +501,19 @@ static Datum
 release_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
+	int64		fence = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	bool		released;
 
 	catalog_check_writable("release()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(3),
 				  TEXT_ARGUMENT(1));
 	watch_scope(identity.scope, identity.scope_len);
-	watch_answer("released", NULL, PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2), 0);
 	if (!PG_ARGISNULL(2))
-		PG_RETURN_BOOL(lease_release(&identity, PG_GETARG_INT64(2)));
-	PG_RETURN_BOOL(settle_release(&identity));
+		released = lease_release(&identity, fence);
+	else
+		released = settle_release(&identity);
+	watch_answer(released ? "released" : "nothing", NULL, fence, 0);
+	PG_RETURN_BOOL(released);
 }
 
 WATCH_FUNCTION(idempotency_release, STATS_RELEASE, release_call);
