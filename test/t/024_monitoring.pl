@@ -17,6 +17,7 @@ use HTTP::Tiny;
 use IO::Socket::INET;
 use IPC::Run;
 use JSON::PP;
+use POSIX qw(_exit);
 use lib $FindBin::RealBin;
 use IdempotencyTest;
 use PostgreSQL::Test::Utils;
@@ -399,6 +400,59 @@ SKIP:
 		($ok, $out) = run([ "$npm/node_modules/.bin/tsc", qw(--noEmit --strict --skipLibCheck --target es2022 --module esnext --moduleResolution node), 'dashboard.ts' ], dir => $npm);
 		ok($wrong ? !$ok : $ok, $wrong ? '... which finds what is wrong' : "the dashboard is what Grafana's schema says") or diag($out);
 	}
+}
+
+#----------------------------------------------------------------------
+# the recipe for spans, with a stand-in for the collector
+#----------------------------------------------------------------------
+# Answer every POST, and keep the bodies; ends with the test.
+sub collector
+{
+	my ($listener, $file) = @_;
+
+	while (my $client = $listener->accept)
+	{
+		my $length = 0;
+		my $body = '';
+
+		while (defined(my $line = <$client>))
+		{
+			$length = $1 if $line =~ /^Content-Length: (\d+)/i;
+			last if $line eq "\r\n";
+		}
+		read($client, $body, $length);
+		append_to_file($file, "$body\n") if $length;
+		print $client "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+		close $client;
+	}
+	_exit(0);
+}
+
+SKIP:
+{
+	skip 'curl is not installed', 4 unless (run([ 'curl', '--version' ]))[0];
+	my $listener = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1', LocalPort => 0) or die "no port: $!";
+	my $port = $listener->sockport;
+	my ($recipe) = $operations =~ /^(    while psql .*?^    done\n)/ms;
+	my $child = fork() // die "could not fork: $!";
+
+	collector($listener, "$dir/posted") if $child == 0;
+	close $listener;
+	$recipe =~ s/127\.0\.0\.1:4318/127.0.0.1:$port/;
+	$node->safe_psql('shop', q{SET idempotency.traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'; SELECT idempotency.once('traced', 'k')});
+	my $used = $node->safe_psql('shop', 'SELECT count(*) FROM idempotency.spans');
+	{
+		local %ENV = (%ENV, %connection, PATH => "$ENV{PATH}:" . ($node->installed_command('psql') =~ m{^(.*)/})[0]);
+		($ok, $out) = run([ 'bash', '-euc', $recipe ], dir => $dir);
+	}
+	kill 'TERM', $child;
+	waitpid $child, 0;
+	ok($ok, 'the recipe for spans runs to its end') or diag($out);
+	my @spans = map { @{ $_->{spans} } } map { @{ $_->{scopeSpans} } } map { @{ $_->{resourceSpans} } }
+	  map { decode_json($_) } grep { length } split /\n/, -e "$dir/posted" ? slurp_file("$dir/posted") : '';
+	cmp_ok(scalar @spans, '>=', $used, '... and posts every span there was');
+	ok((grep { $_->{traceId} eq '0af7651916cd43dd8448eb211c80319c' } @spans), '... with the trace that the caller named');
+	is($node->safe_psql('shop', 'SELECT count(*) FROM idempotency.spans'), '0', '... of which none is left');
 }
 
 #----------------------------------------------------------------------
