@@ -292,7 +292,8 @@ static void
 stats_init_area(void *area, LWLock *lock)
 {
 	stats_area = area;
-	memset(stats_area, 0, stats_size());
+	/* slots are filled in when they are given out: most may never be */
+	memset(stats_area, 0, offsetof(StatsArea, slots));
 	stats_area->lock = lock;
 	stats_area->max_slots = stats_slots();
 	stats_area->buckets = stats_buckets();
