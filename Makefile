@@ -9,6 +9,7 @@
 #	make majors		tests on other majors of PostgreSQL, for a release
 #	make bench		measures (doc/performance.md)
 #	make steady		measures over time, and draws
+#	make report		a page about a database (doc/operations.md), on PGHOST, PGDATABASE, ...
 #	make testlib	the library with fault points, for tests only
 
 #------------------------------------------------------------------------
@@ -25,18 +26,18 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	history identity inbox inbox_after inbox_configure inbox_decide inbox_delivery inbox_event \
 	inbox_many inbox_operator inbox_policy inbox_ranges inbox_read inbox_row inbox_stream inbox_table \
 	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
-	merkle merkle_test module newkey note operator outbox outbox_admin outbox_policy outbox_read \
-	outbox_relay outbox_rotate outbox_table policy proof prune recorder response ring roster \
-	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
-	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
-	verify_keys verify_rows verify_tables verify_tree watermark worker
+	merkle merkle_test module newkey notable note operator outbox outbox_admin outbox_policy outbox_read \
+	outbox_relay outbox_rotate outbox_table policy proof prune recorder refusal response ring roster \
+	run seal settle shmem span span_show standby stats stats_file stats_show store store_open tag \
+	tag_invalidate tally token trace tree tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
+	verify_keys verify_rows verify_tables verify_tree watch watermark worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	inbox outbox health verify
+	inbox outbox health verify spans seeing audit report
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -93,7 +94,7 @@ $(TESTLIB): $(wildcard src/*.c src/*.h) Makefile
 #------------------------------------------------------------------------
 # from a bare machine
 #------------------------------------------------------------------------
-.PHONY: test majors demo demo-stop bench steady
+.PHONY: test majors demo demo-stop bench steady report
 test:
 	REGRESS="$(REGRESS)" ISOLATION="$(SPECS)" bash test/run.sh
 majors:
@@ -106,3 +107,5 @@ bench:
 	bash test/bench/run.sh
 steady:
 	bash test/bench/steady.sh
+report:
+	bash monitoring/report/report.sh $(REPORT)

@@ -50,7 +50,7 @@ WHERE relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions),
 -- no function changes roles, and all are C, so that none looks a name up, or
 -- look for it where nobody else can put one
 SELECT proname, proconfig FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
-WHERE prosecdef OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c') OR proconfig IS NOT NULL OR proleakproof;
+WHERE prosecdef OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c') OR proconfig IS NOT NULL OR proleakproof ORDER BY proname;
 -- nothing takes or returns an internal value, but for what the planner calls
 SELECT proname FROM pg_proc AS p JOIN security_test.member AS m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 WHERE ('internal'::regtype = ANY (proargtypes::oid[]) OR prorettype = 'internal'::regtype)

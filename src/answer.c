@@ -51,6 +51,13 @@ static const char *const outcome_names[] = {
 	[OUTCOME_EXPIRED] = "expired"
 };
 
+/* How an outcome is called. */
+const char *
+answer_outcome_name(Outcome outcome)
+{
+	return outcome_names[outcome];
+}
+
 /* An answer that says only its outcome. */
 void
 answer_init(Answer *answer, Outcome outcome)

@@ -45,6 +45,7 @@ typedef struct Answer
 /* columns of claim()'s result; peek() and claim_many() add some */
 #define ANSWER_COLUMNS 14
 
+extern const char *answer_outcome_name(Outcome outcome);
 extern void answer_init(Answer *answer, Outcome outcome);
 extern void answer_from_row(Answer *answer, Outcome outcome,
 							const KeyRow *row);

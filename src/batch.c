@@ -33,6 +33,7 @@
 #include "errors.h"
 #include "fault.h"
 #include "incarnation.h"
+#include "watch.h"
 
 /* keys whose locks are held together */
 #define CHUNK_KEYS 64
@@ -390,8 +391,8 @@ batch_arguments(FunctionCallInfo fcinfo, Batch *batch)
  * claim_many(scope text, keys text[], requests text[], lease interval,
  *			  wait interval, principal text) returns setof record
  */
-Datum
-idempotency_claim_many(PG_FUNCTION_ARGS)
+static Datum
+batch_call(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Batch	   *batch = palloc0(sizeof(Batch));
@@ -420,3 +421,5 @@ idempotency_claim_many(PG_FUNCTION_ARGS)
 	}
 	return (Datum) 0;
 }
+
+WATCH_FUNCTION(idempotency_claim_many, STATS_CLAIM_MANY, batch_call);

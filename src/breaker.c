@@ -122,6 +122,8 @@ breaker_note(StatsSlot slot, BreakerState before, BreakerState after,
 	if (before == after ||
 		!stats_slot_name(slot, &database, &scope, &scope_len))
 		return;
+	if (after == BREAKER_OPEN)
+		stats_count(slot, STATS_BREAKER_OPENED, 1);
 	snprintf(detail, sizeof(detail), "{\"from\": \"%s\", \"to\": \"%s\"}",
 			 breaker_state_names[before], breaker_state_names[after]);
 	note_scope(ENTRY_BREAKER, database, scope, scope_len, now, detail);

@@ -48,6 +48,7 @@
 #include "tag.h"
 #include "token.h"
 #include "txn.h"
+#include "watch.h"
 
 /* who waits looks again after this many ms: doubling, up to a limit */
 #define WAIT_POLL_MIN 1
@@ -86,6 +87,7 @@ claim_request_init(ClaimRequest *claim, text *scope, text *key, text *request,
 	memset(claim, 0, sizeof(*claim));
 	identity_make(&claim->identity, scope, principal, key);
 	claim_refuse_reserved(&claim->identity);
+	watch_scope(claim->identity.scope, claim->identity.scope_len);
 	claim->slot = stats_slot(claim->identity.scope,
 							 claim->identity.scope_len);
 	claim->request = request;
@@ -187,6 +189,8 @@ claim_note(const ClaimRequest *claim, const Policy *policy, const KeyRow *row,
 		txn_wrote_unnoted();
 	if (claim->settles)
 		return;
+	if (policy->audit != AUDIT_OFF)
+		(void) trace_context(); /* should it be rolled back */
 	note = txn_enter(&identity);
 	state.held = !claim->has_lease;
 	state.leased = claim->has_lease;
@@ -298,6 +302,7 @@ static bool
 claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 {
 	static uint32 wait_event = 0;
+	int64		step = trace_begin();
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline = wait->started + claim->wait;
 	TimestampTz lock_deadline = LockTimeout > 0 ?
@@ -317,8 +322,9 @@ claim_doze(const ClaimRequest *claim, ClaimWait *wait)
 					 Min(wait->nap, Max(left, 1)),
 					 compat_wait_event(&wait_event, "IdempotencyClaimWait"));
 	ResetLatch(MyLatch);
-	wait->waited += GetCurrentTimestamp() - now;
+	identity_waited += GetCurrentTimestamp() - now;
 	wait->nap = Min(wait->nap * 2, WAIT_POLL_MAX);
+	trace_end(TRACE_HOLDER_WAIT, step);
 	return true;
 }
 
@@ -328,7 +334,6 @@ claim_wait_start(ClaimWait *wait)
 {
 	wait->started = GetCurrentTimestamp();
 	wait->nap = WAIT_POLL_MIN;
-	wait->waited = 0;
 }
 
 /*
@@ -341,9 +346,11 @@ claim_wait(const ClaimRequest *claim, TransactionId xid, ClaimWait *wait)
 	if (claim->wait == WAIT_FOREVER)
 	{
 		TimestampTz began = GetCurrentTimestamp();
+		int64		step = trace_begin();
 
 		XactLockTableWait(xid, NULL, NULL, XLTW_None);
-		wait->waited += GetCurrentTimestamp() - began;
+		trace_end(TRACE_HOLDER_WAIT, step);
+		identity_waited += GetCurrentTimestamp() - began;
 		return true;
 	}
 	if (claim->wait == 0)
@@ -374,24 +381,6 @@ claim_answer_busy(Answer *answer)
 {
 	answer_init(answer, OUTCOME_IN_PROGRESS);
 	answer->retry_after_ms = guc_busy_retry_after;
-}
-
-/* Count how long a claim took to decide, and how long it waited for others. */
-static void
-claim_count_time(const ClaimRequest *claim, const ClaimWait *wait,
-				 int64 lock_waited)
-{
-	int64		waited = wait->waited + lock_waited;
-
-	if (claim->slot == STATS_NO_SLOT)
-		return;
-	stats_latency(claim->slot,
-				  GetCurrentTimestamp() - wait->started - waited);
-	if (waited > 0)
-	{
-		stats_count(claim->slot, STATS_WAITS, 1);
-		stats_count(claim->slot, STATS_WAIT_US, waited);
-	}
 }
 
 /*
@@ -429,7 +418,6 @@ void
 claim_execute(ClaimRequest *claim, Answer *answer)
 {
 	ClaimWait	wait;
-	int64		lock_waited = identity_lock_waited;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext round = NULL;
 	TransactionId busy = InvalidTransactionId;
@@ -476,7 +464,8 @@ claim_execute(ClaimRequest *claim, Answer *answer)
 	}
 	MemoryContextSwitchTo(caller);
 	claim_count(claim, answer);
-	claim_count_time(claim, &wait, identity_lock_waited - lock_waited);
+	watch_answer(answer_outcome_name(answer->outcome), answer->reason,
+				 answer->fence, answer->attempt);
 }
 
 /*
@@ -544,8 +533,8 @@ claim_arguments(FunctionCallInfo fcinfo, ClaimRequest *claim)
  *		 principal text, owner text, first_sent timestamptz,
  *		 retention interval, state text) returns record
  */
-Datum
-idempotency_claim(PG_FUNCTION_ARGS)
+static Datum
+claim_call(PG_FUNCTION_ARGS)
 {
 	ClaimRequest claim;
 	Answer		answer;
@@ -556,9 +545,11 @@ idempotency_claim(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(answer_datum(fcinfo, &answer));
 }
 
+WATCH_FUNCTION(idempotency_claim, STATS_CLAIM, claim_call);
+
 /* claim_or_raise(... as claim() ...) returns record */
-Datum
-idempotency_claim_or_raise(PG_FUNCTION_ARGS)
+static Datum
+claim_or_raise_call(PG_FUNCTION_ARGS)
 {
 	ClaimRequest claim;
 	Answer		answer;
@@ -570,9 +561,11 @@ idempotency_claim_or_raise(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(answer_datum(fcinfo, &answer));
 }
 
+WATCH_FUNCTION(idempotency_claim_or_raise, STATS_CLAIM, claim_or_raise_call);
+
 /* once(scope text, key text, request text, principal text) returns boolean */
-Datum
-idempotency_once(PG_FUNCTION_ARGS)
+static Datum
+once_call(PG_FUNCTION_ARGS)
 {
 	ClaimRequest claim;
 	Answer		answer;
@@ -585,3 +578,5 @@ idempotency_once(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(answer_gate(&answer, claim.identity.scope,
 							   claim.identity.scope_len));
 }
+
+WATCH_FUNCTION(idempotency_once, STATS_ONCE, once_call);

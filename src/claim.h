@@ -46,7 +46,6 @@ typedef struct ClaimWait
 {
 	TimestampTz started;
 	long		nap;			/* the next one, ms */
-	int64		waited;			/* so far, microseconds */
 } ClaimWait;
 
 extern void claim_request_init(ClaimRequest *claim, text *scope, text *key,

@@ -18,7 +18,9 @@
 #include "fault.h"
 #include "guc.h"
 #include "limit.h"
+#include "notable.h"
 #include "tally.h"
+#include "watch.h"
 
 /* leases that are running */
 typedef struct Leases
@@ -148,6 +150,50 @@ claim_restrain_replay(ClaimRequest *claim, const Policy *policy,
 		(void) claim_hold_back(answer, "limit_replays", now, retry_at);
 }
 
+/* Whom does a claim owe it to that it has to come again? */
+static StatsCounter
+claim_held_back(const Answer *answer)
+{
+	const char *reason = answer->reason ? answer->reason : "";
+
+	if (strcmp(reason, "breaker_open") == 0)
+		return STATS_BREAKER_REFUSED;
+	if (strcmp(reason, "limit_claims") == 0)
+		return STATS_LIMITED_CLAIMS;
+	if (strcmp(reason, "limit_running") == 0)
+		return STATS_LIMITED_RUNNING;
+	if (strcmp(reason, "limit_replays") == 0)
+		return STATS_LIMITED_REPLAYS;
+	return STATS_NONE;			/* its own backoff */
+}
+
+/* Tell of a claim that is refused. */
+static void
+claim_log(const ClaimRequest *claim, const Answer *answer)
+{
+	static const RefusalClass classes[] = {
+		[OUTCOME_IN_PROGRESS] = REFUSAL_IN_PROGRESS,
+		[OUTCOME_MISMATCH] = REFUSAL_MISMATCH,
+		[OUTCOME_RETRY_LATER] = REFUSAL_BACKOFF,
+		[OUTCOME_EXHAUSTED] = REFUSAL_EXHAUSTED,
+		[OUTCOME_INDETERMINATE] = REFUSAL_INDETERMINATE,
+		[OUTCOME_EXPIRED] = REFUSAL_EXPIRED
+	};
+	RefusalClass class = classes[answer->outcome];
+
+	if (answer->outcome == OUTCOME_RETRY_LATER)
+	{
+		StatsCounter by = claim_held_back(answer);
+
+		if (by == STATS_BREAKER_REFUSED)
+			class = REFUSAL_BREAKER;
+		else if (by != STATS_NONE)
+			class = REFUSAL_LIMIT;
+	}
+	watch_refused(claim->identity.scope, claim->identity.scope_len, class,
+				  answer->reason);
+}
+
 /* Count what a claim was answered. */
 void
 claim_count(const ClaimRequest *claim, const Answer *answer)
@@ -165,4 +211,14 @@ claim_count(const ClaimRequest *claim, const Answer *answer)
 	};
 
 	stats_count(claim->slot, counters[answer->outcome], 1);
+	if (answer->outcome == OUTCOME_REPLAY)
+	{
+		Identity	identity = claim->identity;
+
+		notable_duplicate(identity_id(&identity), claim->slot);
+	}
+	if (answer->outcome == OUTCOME_RETRY_LATER)
+		stats_count(claim->slot, claim_held_back(answer), 1);
+	if (unlikely(guc_log_refusals != LOG_REFUSALS_OFF))
+		claim_log(claim, answer);
 }

@@ -267,7 +267,7 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	bool		follows = claim_follows(policy, probe, now);
 
 	if (claim_is_late(policy, probe, now))
-		stats_count(claim->slot, STATS_LATE_DUPLICATES, 1);
+		stats_late(claim->slot, Max(now - probe->row.expires_at, 0));
 	memset(row, 0, sizeof(*row));
 	row->state = KEY_SUCCEEDED;
 	row->claimed_at = now;

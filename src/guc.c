@@ -47,6 +47,31 @@ char	   *guc_origin = NULL;
 /* Which trace does the client's call belong to?  W3C traceparent, or "". */
 char	   *guc_traceparent = NULL;
 
+/* How often was it set?  For whoever keeps what it says. */
+int			guc_traceparent_changes = 0;
+
+/* Which part of the calls without a sampled parent has spans?  0: none has. */
+double		guc_trace_sample_rate = 0;
+
+/* How much room is there for spans, until somebody takes them?  kB. */
+int			guc_span_buffer = 1024;
+
+/* Is anything counted? */
+bool		guc_collect_stats = true;
+
+/* At which level are refusals logged?  LOG_REFUSALS_OFF: at none. */
+int			guc_log_refusals = LOG_REFUSALS_OFF;
+
+static const struct config_enum_entry guc_log_levels[] = {
+	{"off", LOG_REFUSALS_OFF, false},
+	{"debug", DEBUG1, true},
+	{"debug1", DEBUG1, false},
+	{"notice", NOTICE, false},
+	{"warning", WARNING, false},
+	{"log", LOG, false},
+	{NULL, 0, false}
+};
+
 /* Where does the worker put checkpoints for others?  NULL: nowhere. */
 char	   *guc_export_directory = NULL;
 
@@ -83,6 +108,49 @@ guc_check_origin(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/* A GucStringAssignHook: the trace's parent is another one. */
+static void
+guc_assign_traceparent(const char *newval, void *extra)
+{
+	guc_traceparent_changes++;
+}
+
+/* Define the settings by which one sees what happens. */
+static void
+guc_init_seeing(void)
+{
+	DefineCustomStringVariable("idempotency.traceparent",
+							   "Trace that the client's calls belong to (W3C Trace Context).",
+							   "What can't be parsed is ignored.",
+							   &guc_traceparent,
+							   "",	/* default: none */
+							   PGC_USERSET, 0,
+							   NULL, guc_assign_traceparent, NULL); /* hooks */
+	DefineCustomRealVariable("idempotency.trace_sample_rate",
+							 "Part of the calls that leave spans.",
+							 "Where the client's trace says whether it is sampled, that counts, unless this is 0.",
+							 &guc_trace_sample_rate,
+							 0, /* default: none */
+							 0, 1,	/* range */
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL); /* hooks */
+	DefineCustomBoolVariable("idempotency.collect_stats",
+							 "Counts what happens, and how long it takes.",
+							 NULL,
+							 &guc_collect_stats,
+							 true,	/* default */
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL); /* hooks */
+	DefineCustomEnumVariable("idempotency.log_refusals",
+							 "Level at which refusals are logged.",
+							 "At most one of a kind a second; without keys and payloads.",
+							 &guc_log_refusals,
+							 LOG_REFUSALS_OFF,	/* default */
+							 guc_log_levels,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL); /* hooks */
+}
+
 /* Define the settings of the ledger. */
 static void
 guc_init_ledger(void)
@@ -94,13 +162,6 @@ guc_init_ledger(void)
 							   NULL,	/* default: of the system and database */
 							   PGC_SUSET, 0,
 							   guc_check_origin, NULL, NULL);	/* hooks */
-	DefineCustomStringVariable("idempotency.traceparent",
-							   "Trace that the client's calls belong to (W3C Trace Context).",
-							   "What can't be parsed is ignored.",
-							   &guc_traceparent,
-							   "",	/* default: none */
-							   PGC_USERSET, 0,
-							   NULL, NULL, NULL);	/* hooks */
 	DefineCustomStringVariable("idempotency.export_directory",
 							   "Directory into which the worker writes checkpoints.",
 							   "Best one that leaves the machine.  Empty: none is written.",
@@ -145,6 +206,14 @@ guc_init_preloaded(void)
 							"What finds none is counted, and lost.",
 							&guc_note_buffer,
 							4096,	/* default: 4 MB */
+							64, 1024 * 1024,	/* range */
+							PGC_POSTMASTER, GUC_UNIT_KB,
+							NULL, NULL, NULL);	/* hooks */
+	DefineCustomIntVariable("idempotency.span_buffer",
+							"Room for spans, until somebody takes them.",
+							"The oldest make way for new ones, and are counted.",
+							&guc_span_buffer,
+							1024,	/* default: 1 MB */
 							64, 1024 * 1024,	/* range */
 							PGC_POSTMASTER, GUC_UNIT_KB,
 							NULL, NULL, NULL);	/* hooks */
@@ -203,5 +272,6 @@ guc_init(void)
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);	/* hooks */
 	guc_init_ledger();
+	guc_init_seeing();
 	guc_init_preloaded();
 }

@@ -9,6 +9,7 @@
 #define IDEMPOTENCY_GUC_H
 
 #define ORIGIN_MAX_BYTES 128
+#define LOG_REFUSALS_OFF 0
 
 extern int	guc_max_wait;		/* ms */
 extern int	guc_busy_retry_after;	/* ms */
@@ -20,6 +21,11 @@ extern int	guc_note_buffer;	/* kB */
 extern int	guc_naptime;		/* ms */
 extern char *guc_origin;		/* or NULL */
 extern char *guc_traceparent;
+extern int	guc_traceparent_changes;
+extern double guc_trace_sample_rate;
+extern int	guc_span_buffer;	/* kB */
+extern bool guc_collect_stats;
+extern int	guc_log_refusals;	/* an elevel, or LOG_REFUSALS_OFF */
 extern char *guc_export_directory;
 extern int	guc_export_interval;	/* ms */
 extern int	guc_checkpoint_standbys;

@@ -39,6 +39,8 @@ typedef struct HistorySample
 {
 	uint64		claims;			/* executed, resumed or replayed */
 	uint64		replays;
+	uint64		mismatches;
+	uint64		late;
 } HistorySample;
 
 typedef struct History
@@ -82,6 +84,8 @@ history_now(StatsSlot slot)
 	now.replays = stats_read(slot, STATS_REPLAYED);
 	now.claims = now.replays + stats_read(slot, STATS_EXECUTED) +
 		stats_read(slot, STATS_RESUMED);
+	now.mismatches = stats_read(slot, STATS_MISMATCHED);
+	now.late = stats_read(slot, STATS_LATE_DUPLICATES);
 	return now;
 }
 
@@ -151,7 +155,7 @@ history_rate(HistorySample from, HistorySample to)
 
 /*
  * duplicate_rates() returns setof record: scope, recent_claims, recent_rate,
- * hour_claims, hour_rate
+ * hour_claims, hour_rate, recent_mismatches, recent_late
  */
 Datum
 idempotency_duplicate_rates(PG_FUNCTION_ARGS)
@@ -170,8 +174,8 @@ idempotency_duplicate_rates(PG_FUNCTION_ARGS)
 		HistorySample now;
 		HistorySample first;
 		HistorySample recent;
-		Datum		values[5];
-		bool		isnull[5] = {0};
+		Datum		values[7];
+		bool		isnull[7] = {0};
 
 		LWLockAcquire(history_area->lock, LW_SHARED);
 		history = history_area->histories[i];
@@ -188,6 +192,9 @@ idempotency_duplicate_rates(PG_FUNCTION_ARGS)
 		values[2] = Float8GetDatum(history_rate(recent, now));
 		values[3] = Int64GetDatum((int64) (recent.claims - first.claims));
 		values[4] = Float8GetDatum(history_rate(first, recent));
+		values[5] = Int64GetDatum((int64) (now.mismatches -
+										   recent.mismatches));
+		values[6] = Int64GetDatum((int64) (now.late - recent.late));
 		tuplestore_putvalues(result->setResult, result->setDesc, values,
 							 isnull);
 	}

@@ -30,8 +30,9 @@
 #include "errors.h"
 #include "fault.h"
 #include "identity.h"
+#include "trace.h"
 
-int64		identity_lock_waited = 0;
+int64		identity_waited = 0;
 
 #define IDENTITY_LOCK_CLASS 0x1D	/* field 4 of the lock tag */
 
@@ -193,8 +194,11 @@ identity_lock(Identity *identity)
 	{
 		TimestampTz began = GetCurrentTimestamp();
 
+		int64		step = trace_begin();
+
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		identity_lock_waited += GetCurrentTimestamp() - began;
+		identity_waited += GetCurrentTimestamp() - began;
+		trace_end(TRACE_LOCK_WAIT, step);
 	}
 }
 

@@ -35,8 +35,8 @@ typedef struct Identity
 	pg_uuid_t	id;
 } Identity;
 
-/* microseconds that this backend has waited for keys' locks */
-extern int64 identity_lock_waited;
+/* microseconds that this backend has waited for keys: for locks and holders */
+extern int64 identity_waited;
 
 extern void identity_make(Identity *identity, text *scope, text *principal,
 						  text *key);

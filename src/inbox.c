@@ -37,6 +37,7 @@
 #include "errors.h"
 #include "fault.h"
 #include "inbox.h"
+#include "watch.h"
 
 #define ACCEPT_COLUMNS		6
 
@@ -448,6 +449,10 @@ inbox_count(const InboxCall *call, const InboxAnswer *answer)
 		stats_count(slot, STATS_IN_PROGRESS, 1);
 	else if (answer->outcome == INBOX_EXHAUSTED)
 		stats_count(slot, STATS_EXHAUSTED, 1);
+	else if (answer->outcome == INBOX_GAP || answer->outcome == INBOX_BLOCKED)
+		stats_count(slot, STATS_GAPS, 1);
+	else if (answer->outcome == INBOX_LATE)
+		stats_count(slot, STATS_LATE_EVENTS, 1);
 }
 
 /* Steps 3 and 4. */
@@ -553,14 +558,15 @@ inbox_datum(FunctionCallInfo fcinfo, const InboxAnswer *answer)
  * accept(consumer text, stream text, event_id text, seq bigint, subseq bigint,
  *		  epoch bigint, after text[], request text) returns record
  */
-Datum
-idempotency_accept(PG_FUNCTION_ARGS)
+static Datum
+accept_call(PG_FUNCTION_ARGS)
 {
 	InboxCall	call;
 	InboxAnswer answer;
 
 	catalog_check_writable("accept()");
 	inbox_name(&call.name, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1));
+	watch_scope(call.name.scope, call.name.scope_len);
 	inbox_refuse_all(&call.name);
 	call.event_id = TEXT_ARGUMENT(2);
 	inbox_check_id(call.event_id);
@@ -575,5 +581,9 @@ idempotency_accept(PG_FUNCTION_ARGS)
 	call.after = PG_ARGISNULL(6) ? NULL : PG_GETARG_ARRAYTYPE_P(6);
 	call.request = TEXT_ARGUMENT(7);
 	inbox_accept(&call, &answer);
+	watch_answer(inbox_outcome_names[answer.outcome], answer.reason, 0,
+				 answer.deliveries);
 	PG_RETURN_DATUM(inbox_datum(fcinfo, &answer));
 }
+
+WATCH_FUNCTION(idempotency_accept, STATS_ACCEPT, accept_call);

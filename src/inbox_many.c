@@ -22,6 +22,7 @@
 #include "errors.h"
 #include "fault.h"
 #include "inbox.h"
+#include "watch.h"
 
 #define MANY_COLUMNS	5
 #define MANY_MAX		100000
@@ -146,6 +147,8 @@ batch_finish(InboxCall *call, const InboxPolicy *policy,
 	StatsSlot	slot = stats_slot(call->name.scope, call->name.scope_len);
 	int			nprocessed = 0;
 	int			nduplicates = 0;
+	int			ngaps = 0;
+	int			nlate = 0;
 
 	for (int i = 0; i < batch->n; i++)
 	{
@@ -162,11 +165,15 @@ batch_finish(InboxCall *call, const InboxPolicy *policy,
 		}
 		nprocessed += answer->outcome == INBOX_PROCESS;
 		nduplicates += answer->outcome == INBOX_DUPLICATE;
+		ngaps += answer->outcome == INBOX_GAP;
+		nlate += answer->outcome == INBOX_LATE;
 	}
 	if (slot == STATS_NO_SLOT)
 		return;
 	stats_count(slot, STATS_EXECUTED, nprocessed);
 	stats_count(slot, STATS_REPLAYED, nduplicates);
+	stats_count(slot, STATS_GAPS, ngaps);
+	stats_count(slot, STATS_LATE_EVENTS, nlate);
 }
 
 /*
@@ -235,14 +242,15 @@ batch_put(FunctionCallInfo fcinfo, const Batch *batch)
  * accept_many(consumer text, stream text, seqs bigint[], subseqs bigint[],
  *			   epoch bigint) returns setof record
  */
-Datum
-idempotency_accept_many(PG_FUNCTION_ARGS)
+static Datum
+accept_many_call(PG_FUNCTION_ARGS)
 {
 	InboxCall	call = {0};
 	Batch		batch;
 
 	catalog_check_writable("accept_many()");
 	inbox_name(&call.name, TEXT_ARGUMENT(0), TEXT_ARGUMENT(1));
+	watch_scope(call.name.scope, call.name.scope_len);
 	inbox_refuse_all(&call.name);
 	call.has_seq = true;
 	call.has_epoch = !PG_ARGISNULL(4);
@@ -253,3 +261,5 @@ idempotency_accept_many(PG_FUNCTION_ARGS)
 	batch_put(fcinfo, &batch);
 	return (Datum) 0;
 }
+
+WATCH_FUNCTION(idempotency_accept_many, STATS_ACCEPT_MANY, accept_many_call);

@@ -15,9 +15,11 @@
 
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/timestamp.h"
 
 #include "errors.h"
 #include "key.h"
+#include "trace.h"
 #include "txn.h"
 
 /*
@@ -48,11 +50,18 @@ key_open_wait(OpenKey *key, Identity *identity)
 {
 	for (;;)
 	{
+		TimestampTz began;
+		int64		step;
+
 		key_open(key, identity);
 		if (key->probe.result != PROBE_BUSY)
 			return;
 		key_close(key);
+		began = GetCurrentTimestamp();
+		step = trace_begin();
 		XactLockTableWait(key->probe.busy_xid, NULL, NULL, XLTW_None);
+		trace_end(TRACE_HOLDER_WAIT, step);
+		identity_waited += GetCurrentTimestamp() - began;
 	}
 }
 

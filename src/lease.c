@@ -40,6 +40,7 @@
 #include "response.h"
 #include "tally.h"
 #include "token.h"
+#include "watch.h"
 
 #define RECOVERY_POINT_MAX_BYTES 255
 
@@ -337,6 +338,7 @@ lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
 {
 	identity_make(identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(PG_NARGS() - 1),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity->scope, identity->scope_len);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
@@ -349,19 +351,24 @@ lease_arguments(FunctionCallInfo fcinfo, Identity *identity)
  * heartbeat(scope text, key text, fence bigint, lease interval,
  *			 principal text) returns timestamptz
  */
-Datum
-idempotency_heartbeat(PG_FUNCTION_ARGS)
+static Datum
+heartbeat_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
 	int64		lease;
+	TimestampTz until;
 
 	catalog_check_writable("heartbeat()");
 	fence = lease_arguments(fcinfo, &identity);
 	lease = policy_lease_argument("lease", PG_ARGISNULL(3) ? NULL :
 								  PG_GETARG_INTERVAL_P(3));
-	PG_RETURN_TIMESTAMPTZ(lease_heartbeat(&identity, fence, lease));
+	until = lease_heartbeat(&identity, fence, lease);
+	watch_answer("held", NULL, fence, 0);
+	PG_RETURN_TIMESTAMPTZ(until);
 }
+
+WATCH_FUNCTION(idempotency_heartbeat, STATS_HEARTBEAT, heartbeat_call);
 
 /* {"recovery_point": ...}, as an entry's detail. */
 static char *
@@ -380,8 +387,8 @@ lease_recovery_point(const text *point)
  * checkpoint(scope text, key text, fence bigint, recovery_point text,
  *			  state text, principal text) returns boolean
  */
-Datum
-idempotency_checkpoint(PG_FUNCTION_ARGS)
+static Datum
+checkpoint_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -412,15 +419,18 @@ idempotency_checkpoint(PG_FUNCTION_ARGS)
 						key.now, lease_recovery_point(point));
 	ForceSyncCommit();
 	key_close(&key);
+	watch_answer("held", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
+
+WATCH_FUNCTION(idempotency_checkpoint, STATS_CHECKPOINT, checkpoint_call);
 
 /*
  * assert_fence(scope text, key text, fence bigint, principal text)
  *		returns boolean
  */
-Datum
-idempotency_assert_fence(PG_FUNCTION_ARGS)
+static Datum
+assert_fence_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -431,5 +441,8 @@ idempotency_assert_fence(PG_FUNCTION_ARGS)
 	lease_open_running(&key, &identity, fence);
 	key_replace(&key, &key.probe.row);
 	key_close(&key);
+	watch_answer("held", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
+
+WATCH_FUNCTION(idempotency_assert_fence, STATS_ASSERT_FENCE, assert_fence_call);

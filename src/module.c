@@ -22,13 +22,16 @@
 #include "launcher.h"
 #include "limit.h"
 #include "maintain.h"
+#include "notable.h"
 #include "note.h"
 #include "outbox.h"
 #include "policy.h"
 #include "recorder.h"
+#include "refusal.h"
 #include "roster.h"
 #include "seal.h"
 #include "shmem.h"
+#include "span.h"
 #include "stats.h"
 #include "tag.h"
 #include "tally.h"
@@ -60,6 +63,9 @@ _PG_init(void)
 	limit_init();
 	note_init();
 	history_init();
+	refusal_init();
+	span_init();
+	notable_init();
 	tally_init();
 	roster_init();
 	maintain_init();

@@ -45,6 +45,7 @@
 #include "outbox.h"
 #include "policy.h"
 #include "txn.h"
+#include "watch.h"
 
 /* so much is kept, if it can be written earlier */
 #define OUTBOX_KEPT			10000
@@ -327,12 +328,25 @@ outbox_headers(FunctionCallInfo fcinfo, int arg)
 	return JsonbPGetDatum(headers);
 }
 
+/* Tell of which stream the call is; one with a long name goes to the others. */
+static void
+outbox_watch(const text *stream)
+{
+	char		scope[SCOPE_MAX_BYTES];
+	int			len = snprintf(scope, sizeof(scope), "outbox/%.*s",
+							   (int) VARSIZE_ANY_EXHDR(stream),
+							   VARDATA_ANY(stream));
+
+	if (len < sizeof(scope))
+		watch_scope(scope, len);
+}
+
 /*
  * emit(stream text, type text, payload text, key text, event_id text,
  *		headers jsonb) returns text
  */
-Datum
-idempotency_emit(PG_FUNCTION_ARGS)
+static Datum
+emit_call(PG_FUNCTION_ARGS)
 {
 	text	   *stream = TEXT_ARGUMENT(0);
 	text	   *type = TEXT_ARGUMENT(1);
@@ -346,6 +360,7 @@ idempotency_emit(PG_FUNCTION_ARGS)
 
 	catalog_check_writable("emit()");
 	outbox_check_name("stream", stream, false);
+	outbox_watch(stream);
 	outbox_check_name("type", type, true);
 	if (key)
 		outbox_check_text("key", key, OUTBOX_KEY_MAX_BYTES);
@@ -367,8 +382,11 @@ idempotency_emit(PG_FUNCTION_ARGS)
 	values[OUTBOX_PAYLOAD - 1] = PointerGetDatum(payload);
 	isnull[OUTBOX_PAYLOAD - 1] = payload == NULL;
 	outbox_keep(values, isnull, is_new, policy.notify);
+	watch_answer("emitted", NULL, 0, 0);
 	PG_RETURN_TEXT_P(id);
 }
+
+WATCH_FUNCTION(idempotency_emit, STATS_EMIT, emit_call);
 
 /* The transaction is about to end, or has. */
 static void

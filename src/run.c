@@ -28,6 +28,7 @@
 #include "errors.h"
 #include "settle.h"
 #include "tag.h"
+#include "watch.h"
 
 /* plans kept in a backend; one more, and all are made anew */
 #define RUN_PLANS_MAX 64
@@ -194,8 +195,8 @@ run_command(const char *command, Datum args)
  * run(scope text, key text, command text, args jsonb, request text,
  *	   principal text, tag text) returns record
  */
-Datum
-idempotency_run(PG_FUNCTION_ARGS)
+static Datum
+run_call(PG_FUNCTION_ARGS)
 {
 	ClaimRequest claim;
 	Answer		answer;
@@ -213,10 +214,17 @@ idempotency_run(PG_FUNCTION_ARGS)
 	claim_execute(&claim, &answer);
 	if (answer.outcome == OUTCOME_EXECUTE || answer.outcome == OUTCOME_RESUME)
 	{
+		int64		paused = watch_pause();
+		int64		step = trace_begin();
+
 		answer.response = run_command(text_to_cstring(TEXT_ARGUMENT(2)),
 									  PG_GETARG_DATUM(3));
+		trace_end(TRACE_COMMAND, step);
+		watch_resume(paused);
 		answer.expires_at = settle_finish(&claim.identity, answer.response, 0,
 										  tag, &answer.finished_at);
 	}
 	PG_RETURN_DATUM(answer_datum(fcinfo, &answer));
 }
+
+WATCH_FUNCTION(idempotency_run, STATS_RUN, run_call);

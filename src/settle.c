@@ -35,6 +35,7 @@
 #include "tally.h"
 #include "token.h"
 #include "txn.h"
+#include "watch.h"
 
 COMPAT_FUNCTION_INFO(idempotency_finish);
 COMPAT_FUNCTION_INFO(idempotency_fail);
@@ -409,24 +410,32 @@ settle_release(Identity *identity)
  * finish(scope text, key text, response text, fence bigint,
  *		  retention interval, tag text, principal text) returns timestamptz
  */
-Datum
-idempotency_finish(PG_FUNCTION_ARGS)
+static Datum
+finish_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	text	   *tag = TEXT_ARGUMENT(5);
 	int64		retention = PG_ARGISNULL(4) ? 0 :
 		policy_retention_argument(PG_GETARG_INTERVAL_P(4));
+	int64		fence = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3);
+	TimestampTz expires_at;
 
 	catalog_check_writable("finish()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(6),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity.scope, identity.scope_len);
 	tag_check(tag);
 	if (!PG_ARGISNULL(3))
-		PG_RETURN_TIMESTAMPTZ(lease_finish(&identity, PG_GETARG_INT64(3),
-										   TEXT_ARGUMENT(2), retention, tag));
-	PG_RETURN_TIMESTAMPTZ(settle_finish(&identity, TEXT_ARGUMENT(2),
-										retention, tag, NULL));
+		expires_at = lease_finish(&identity, fence, TEXT_ARGUMENT(2),
+								  retention, tag);
+	else
+		expires_at = settle_finish(&identity, TEXT_ARGUMENT(2), retention,
+								   tag, NULL);
+	watch_answer("finished", NULL, fence, 0);
+	PG_RETURN_TIMESTAMPTZ(expires_at);
 }
+
+WATCH_FUNCTION(idempotency_finish, STATS_FINISH, finish_call);
 
 /* The arguments of fail() behind scope and key.  Raises ID400, ID413. */
 static void
@@ -452,8 +461,8 @@ settle_failure_arguments(FunctionCallInfo fcinfo, Failure *failure)
  *		retry_after_ms bigint, retention interval, principal text)
  *		returns record
  */
-Datum
-idempotency_fail(PG_FUNCTION_ARGS)
+static Datum
+fail_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	Failure		failure;
@@ -465,12 +474,15 @@ idempotency_fail(PG_FUNCTION_ARGS)
 	catalog_check_writable("fail()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(7),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity.scope, identity.scope_len);
 	settle_failure_arguments(fcinfo, &failure);
 	if (!PG_ARGISNULL(4))
 		lease_fail(&identity, PG_GETARG_INT64(4), &failure, &answer);
 	else
 		settle_fail(&identity, &failure, &answer);
 
+	watch_answer(answer.outcome, NULL,
+				 PG_ARGISNULL(4) ? 0 : PG_GETARG_INT64(4), answer.attempt);
 	values[0] = CStringGetTextDatum(answer.outcome);
 	values[1] = Int32GetDatum(answer.attempt);
 	values[2] = Int64GetDatum(answer.retry_after_ms);
@@ -479,19 +491,29 @@ idempotency_fail(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, isnull)));
 }
 
+WATCH_FUNCTION(idempotency_fail, STATS_FAIL, fail_call);
+
 /*
  * release(scope text, key text, fence bigint, principal text)
  *		returns boolean
  */
-Datum
-idempotency_release(PG_FUNCTION_ARGS)
+static Datum
+release_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
+	int64		fence = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	bool		released;
 
 	catalog_check_writable("release()");
 	identity_make(&identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(3),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity.scope, identity.scope_len);
 	if (!PG_ARGISNULL(2))
-		PG_RETURN_BOOL(lease_release(&identity, PG_GETARG_INT64(2)));
-	PG_RETURN_BOOL(settle_release(&identity));
+		released = lease_release(&identity, fence);
+	else
+		released = settle_release(&identity);
+	watch_answer(released ? "released" : "nothing", NULL, fence, 0);
+	PG_RETURN_BOOL(released);
 }
+
+WATCH_FUNCTION(idempotency_release, STATS_RELEASE, release_call);

@@ -14,64 +14,26 @@
  * first time takes the area's lock.  Without shared memory every slot is
  * STATS_NO_SLOT, and counting it does nothing.
  *
- * A clean stop writes the area to a file, which the next start reads and
- * removes; a crash begins at zero.
+ * What is counted survives a restart: stats_file.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <math.h>
-#include <unistd.h>
 
 #include "common/hashfn.h"
-#include "funcapi.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "port/pg_bitutils.h"
-#include "storage/fd.h"
 #include "storage/ipc.h"
-#include "utils/builtins.h"
-#include "utils/float.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
-#include "catalog.h"
-#include "compat.h"
+#include "duty.h"
 #include "guc.h"
 #include "shmem.h"
-#include "stats.h"
+#include "stats_area.h"
 
-#define STATS_FILE		PGSTAT_STAT_PERMANENT_DIRECTORY "/idempotency.stat"
-#define STATS_MAGIC		(0x1D3E0000 + (uint32) sizeof(StatsScope))
-
-COMPAT_FUNCTION_INFO(idempotency_stats);
-COMPAT_FUNCTION_INFO(idempotency_stats_latency);
-COMPAT_FUNCTION_INFO(idempotency_stats_reset);
-
-/* one scope of one database */
-typedef struct StatsScope
-{
-	Oid			database;
-	int32		scope_len;
-	char		scope[SCOPE_MAX_BYTES];
-	pg_atomic_uint64 reset_at;	/* TimestampTz */
-	pg_atomic_uint64 counters[STATS_COUNTERS];
-	pg_atomic_uint64 latency[STATS_LATENCY_CLASSES];
-	pg_atomic_uint64 latency_us;
-} StatsScope;
-
-typedef struct StatsArea
-{
-	LWLock	   *lock;			/* for new slots */
-	int			nslots;			/* in use; only grows */
-	int			max_slots;
-	int			buckets;		/* a power of two */
-	Size		table;			/* offset of the table of slot numbers */
-	StatsScope	slots[FLEXIBLE_ARRAY_MEMBER];
-} StatsArea;
-
-static StatsArea *stats_area = NULL;
+StatsArea  *stats_area = NULL;
 
 /* The table of slot numbers; 0 is a free bucket. */
 static pg_atomic_uint32 *
@@ -109,6 +71,22 @@ stats_size(void)
 	return stats_table_offset() + stats_buckets() * sizeof(pg_atomic_uint32);
 }
 
+/* Set a slot's counts to zero. */
+void
+stats_clear_slot(StatsScope *slot)
+{
+	for (int i = 0; i < STATS_COUNTERS; i++)
+		pg_atomic_write_u64(&slot->counters[i], 0);
+	for (int h = 0; h < STATS_HISTOGRAMS; h++)
+	{
+		for (int i = 0; i < STATS_LATENCY_CLASSES; i++)
+			pg_atomic_write_u64(&slot->latency[h][i], 0);
+	}
+	for (int i = 0; i < STATS_FUNCTIONS; i++)
+		pg_atomic_write_u64(&slot->latency_us[i], 0);
+	pg_atomic_write_u64(&slot->reset_at, GetCurrentTimestamp());
+}
+
 /* Fill in a new slot, all zero. */
 static void
 stats_init_slot(StatsScope *slot, Oid database, const char *scope,
@@ -117,16 +95,11 @@ stats_init_slot(StatsScope *slot, Oid database, const char *scope,
 	slot->database = database;
 	slot->scope_len = scope_len;
 	memcpy(slot->scope, scope, scope_len);
-	pg_atomic_init_u64(&slot->reset_at, GetCurrentTimestamp());
-	for (int i = 0; i < STATS_COUNTERS; i++)
-		pg_atomic_init_u64(&slot->counters[i], 0);
-	for (int i = 0; i < STATS_LATENCY_CLASSES; i++)
-		pg_atomic_init_u64(&slot->latency[i], 0);
-	pg_atomic_init_u64(&slot->latency_us, 0);
+	stats_clear_slot(slot);
 }
 
 /* Publish a slot's number.  The caller holds the lock, or is alone. */
-static void
+void
 stats_publish(StatsSlot number)
 {
 	StatsScope *slot = &stats_area->slots[number];
@@ -234,7 +207,7 @@ stats_slot_name(StatsSlot number, Oid *database, const char **scope,
 void
 stats_count(StatsSlot slot, StatsCounter counter, uint64 n)
 {
-	if (slot != STATS_NO_SLOT && counter != STATS_NONE)
+	if (slot != STATS_NO_SLOT && counter != STATS_NONE && guc_collect_stats)
 		pg_atomic_fetch_add_u64(&stats_area->slots[slot].counters[counter],
 								n);
 }
@@ -266,98 +239,52 @@ stats_latency_class(int64 usec)
 }
 
 /* Where a class begins, in microseconds. */
-static double
+double
 stats_class_begin(int class)
 {
 	return ldexp(1.0 + (class % 4) / 4.0, class / 4);
 }
 
-/* Count how long a decision took, without what it waited for. */
+/* Is anything counted? */
+bool
+stats_are_on(void)
+{
+	return stats_area != NULL && guc_collect_stats;
+}
+
+/* Count how long a call took, or waited. */
 void
-stats_latency(StatsSlot slot, int64 usec)
+stats_latency(StatsSlot slot, StatsFunction function, int64 usec)
 {
 	StatsScope *scope;
 
-	if (slot == STATS_NO_SLOT)
+	if (slot == STATS_NO_SLOT || !guc_collect_stats)
 		return;
 	scope = &stats_area->slots[slot];
-	pg_atomic_fetch_add_u64(&scope->latency[stats_latency_class(usec)], 1);
-	pg_atomic_fetch_add_u64(&scope->latency_us, usec);
+	pg_atomic_fetch_add_u64(&scope->latency[function][stats_latency_class(usec)],
+							1);
+	pg_atomic_fetch_add_u64(&scope->latency_us[function], Max(usec, 0));
 }
 
-/* Write the area to its file, unless the server crashes. */
-static void
-stats_save(int code, Datum arg)
+/* Count a duplicate that came so long after its key was forgotten. */
+void
+stats_late(StatsSlot slot, int64 usec)
 {
-	const uint32 magic = STATS_MAGIC;
-	int32		n;
-	FILE	   *file;
+	StatsScope *scope;
+	uint64		most;
 
-	if (code != 0 || stats_area == NULL)
+	if (slot == STATS_NO_SLOT || !guc_collect_stats)
 		return;
-	file = AllocateFile(STATS_FILE ".tmp", PG_BINARY_W);
-	n = stats_area->nslots;
-	if (file == NULL ||
-		fwrite(&magic, sizeof(magic), 1, file) != 1 ||
-		fwrite(&n, sizeof(n), 1, file) != 1 ||
-		fwrite(stats_area->slots, sizeof(StatsScope), n, file) != n ||
-		FreeFile(file) != 0)
-	{
-		ereport(LOG,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", STATS_FILE ".tmp")));
-		unlink(STATS_FILE ".tmp");
-		return;
-	}
-	(void) durable_rename(STATS_FILE ".tmp", STATS_FILE, LOG);
-}
-
-/*
- * Add the slots of the file for which there is no room any more to that of the
- * others.  Returns false if they are not there.
- */
-static bool
-stats_load_rest(FILE *file, int n)
-{
-	StatsScope	slot;
-
-	for (int i = stats_area->max_slots; i < n; i++)
-	{
-		if (fread(&slot, sizeof(slot), 1, file) != 1)
-			return false;
-		for (int c = 0; c < STATS_COUNTERS; c++)
-			stats_count(STATS_OTHERS, c, pg_atomic_read_u64(&slot.counters[c]));
-	}
-	return true;
-}
-
-/* Read what stats_save() has left, and remove it. */
-static void
-stats_load(void)
-{
-	FILE	   *file = AllocateFile(STATS_FILE, PG_BINARY_R);
-	uint32		magic = 0;
-	int32		n = 0;
-
-	if (file == NULL)
-		return;
-	if (fread(&magic, sizeof(magic), 1, file) != 1 || magic != STATS_MAGIC ||
-		fread(&n, sizeof(n), 1, file) != 1 || n < 1 ||
-		fread(stats_area->slots, sizeof(StatsScope),
-			  Min(n, stats_area->max_slots), file) !=
-		Min(n, stats_area->max_slots) || !stats_load_rest(file, n))
-	{
-		ereport(LOG,
-				(errmsg("file \"%s\" is not understood, and ignored",
-						STATS_FILE)));
-		memset(stats_area->slots, 0, sizeof(StatsScope));
-		n = 1;
-	}
-	FreeFile(file);
-	unlink(STATS_FILE);
-	stats_area->nslots = Min(n, stats_area->max_slots);
-	for (StatsSlot slot = 1; slot < stats_area->nslots; slot++)
-		stats_publish(slot);
+	scope = &stats_area->slots[slot];
+	stats_count(slot, STATS_LATE_DUPLICATES, 1);
+	stats_count(slot, STATS_LATE_US, usec);
+	pg_atomic_fetch_add_u64(&scope->latency[STATS_LATE][stats_latency_class(usec / USECS_PER_SEC)],
+							1);
+	most = pg_atomic_read_u64(&scope->counters[STATS_LATE_MAX_US]);
+	while (most < (uint64) usec &&
+		   !pg_atomic_compare_exchange_u64(&scope->counters[STATS_LATE_MAX_US],
+										   &most, usec))
+		;
 }
 
 /* Make the area. */
@@ -365,7 +292,8 @@ static void
 stats_init_area(void *area, LWLock *lock)
 {
 	stats_area = area;
-	memset(stats_area, 0, stats_size());
+	/* slots are filled in when they are given out: most may never be */
+	memset(stats_area, 0, offsetof(StatsArea, slots));
 	stats_area->lock = lock;
 	stats_area->max_slots = stats_slots();
 	stats_area->buckets = stats_buckets();
@@ -374,10 +302,11 @@ stats_init_area(void *area, LWLock *lock)
 		pg_atomic_init_u32(&stats_table()[i], 0);
 	stats_init_slot(&stats_area->slots[STATS_OTHERS], InvalidOid, "", 0);
 	stats_area->nslots = 1;
+	pg_atomic_init_u64(&stats_area->saved_at, GetCurrentTimestamp());
 	if (!IsUnderPostmaster)
 	{
 		stats_load();
-		on_shmem_exit(stats_save, (Datum) 0);
+		on_shmem_exit(stats_save_at_exit, (Datum) 0);
 	}
 }
 
@@ -387,132 +316,6 @@ stats_init(void)
 {
 	shmem_register("idempotency stats", stats_size, stats_init_area,
 				   (void **) &stats_area);
+	duty_register("stats", 1, stats_save_now_and_then);
 }
 
-/*
- * Is the slot to be shown in this database: one of its own, or the one of all
- * the others, if there is anything in it?
- */
-static bool
-stats_is_shown(StatsSlot slot)
-{
-	if (slot == STATS_OTHERS)
-	{
-		for (int i = 0; i < STATS_COUNTERS; i++)
-		{
-			if (stats_read(slot, i) > 0)
-				return true;
-		}
-		return false;
-	}
-	return stats_area->slots[slot].database == MyDatabaseId;
-}
-
-/* The scope's name as it is shown. */
-static Datum
-stats_shown_name(StatsSlot slot)
-{
-	if (slot == STATS_OTHERS)
-		return CStringGetTextDatum("(others)");
-	return PointerGetDatum(cstring_to_text_with_len(stats_area->slots[slot].scope,
-													stats_area->slots[slot].scope_len));
-}
-
-/* stats() returns setof record: scope, the counters, reset_at */
-Datum
-idempotency_stats(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (StatsSlot i = 0; stats_area && i < stats_area->nslots; i++)
-	{
-		StatsScope *slot = &stats_area->slots[i];
-		Datum		values[STATS_COUNTERS + 2];
-		bool		isnull[STATS_COUNTERS + 2] = {0};
-
-		if (!stats_is_shown(i))
-			continue;
-		values[0] = stats_shown_name(i);
-		for (int c = 0; c < STATS_COUNTERS; c++)
-			values[1 + c] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->counters[c]));
-		values[1 + STATS_COUNTERS] =
-			TimestampTzGetDatum((int64) pg_atomic_read_u64(&slot->reset_at));
-		tuplestore_putvalues(result->setResult, result->setDesc, values,
-							 isnull);
-	}
-	return (Datum) 0;
-}
-
-/*
- * stats_latency() returns setof record: scope, from_us, to_us, decisions; a
- * row for each class that has any
- */
-Datum
-idempotency_stats_latency(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (StatsSlot i = 0; stats_area && i < stats_area->nslots; i++)
-	{
-		for (int class = 0; class < STATS_LATENCY_CLASSES; class++)
-		{
-			uint64		n = pg_atomic_read_u64(&stats_area->slots[i].latency[class]);
-			Datum		values[4];
-			bool		isnull[4] = {0};
-
-			if (n == 0 || !stats_is_shown(i))
-				continue;
-			values[0] = stats_shown_name(i);
-			values[1] = Float8GetDatum(stats_class_begin(class));
-			values[2] = Float8GetDatum(class + 1 < STATS_LATENCY_CLASSES ?
-									   stats_class_begin(class + 1) :
-									   get_float8_infinity());
-			values[3] = Int64GetDatum((int64) n);
-			tuplestore_putvalues(result->setResult, result->setDesc, values,
-								 isnull);
-		}
-	}
-	return (Datum) 0;
-}
-
-/* Set a slot back to zero. */
-static void
-stats_reset_slot(StatsScope *slot)
-{
-	for (int i = 0; i < STATS_COUNTERS; i++)
-		pg_atomic_write_u64(&slot->counters[i], 0);
-	for (int i = 0; i < STATS_LATENCY_CLASSES; i++)
-		pg_atomic_write_u64(&slot->latency[i], 0);
-	pg_atomic_write_u64(&slot->latency_us, 0);
-	pg_atomic_write_u64(&slot->reset_at, GetCurrentTimestamp());
-}
-
-/*
- * stats_reset(scope text) returns bigint: how many scopes were reset; NULL is
- * all of this database
- */
-Datum
-idempotency_stats_reset(PG_FUNCTION_ARGS)
-{
-	text	   *scope = TEXT_ARGUMENT(0);
-	int64		n = 0;
-
-	shmem_require("stats_reset()");
-	for (StatsSlot i = 0; i < stats_area->nslots; i++)
-	{
-		StatsScope *slot = &stats_area->slots[i];
-
-		if (i == STATS_OTHERS ? scope != NULL :
-			slot->database != MyDatabaseId)
-			continue;
-		if (scope && (slot->scope_len != VARSIZE_ANY_EXHDR(scope) ||
-					  memcmp(slot->scope, VARDATA_ANY(scope),
-							 slot->scope_len) != 0))
-			continue;
-		stats_reset_slot(slot);
-		n++;
-	}
-	PG_RETURN_INT64(n);
-}

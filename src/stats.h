@@ -34,9 +34,40 @@ typedef enum StatsCounter
 	STATS_FENCE_REFUSED,
 	STATS_WAITS,				/* for somebody who had the key */
 	STATS_WAIT_US,
+	STATS_BREAKER_REFUSED,		/* of those told to come again: by whom */
+	STATS_LIMITED_CLAIMS,
+	STATS_LIMITED_RUNNING,
+	STATS_LIMITED_REPLAYS,
+	STATS_BREAKER_OPENED,
+	STATS_GAPS,					/* events that came before another */
+	STATS_LATE_EVENTS,			/* events that came after a later one */
+	STATS_LATE_US,				/* how late the late duplicates came */
+	STATS_LATE_MAX_US,			/* a maximum, not a sum */
 	STATS_COUNTERS,
 	STATS_NONE = STATS_COUNTERS
 } StatsCounter;
+
+/* whose latencies are counted; the names are in stats_show.c */
+typedef enum StatsFunction
+{
+	STATS_CLAIM,				/* claim_or_raise and dedup, too */
+	STATS_CLAIM_MANY,
+	STATS_ONCE,
+	STATS_RUN,					/* without the command */
+	STATS_FINISH,
+	STATS_FAIL,
+	STATS_RELEASE,
+	STATS_HEARTBEAT,
+	STATS_CHECKPOINT,
+	STATS_ASSERT_FENCE,
+	STATS_ACCEPT,
+	STATS_ACCEPT_MANY,
+	STATS_EMIT,
+	STATS_WAITING,				/* how long those waited that did */
+	STATS_FUNCTIONS,
+	STATS_LATE = STATS_FUNCTIONS,	/* late duplicates, in seconds */
+	STATS_HISTOGRAMS
+} StatsFunction;
 
 /*
  * Latencies are counted by microseconds, in four classes an octave: class
@@ -60,6 +91,9 @@ extern bool stats_slot_name(StatsSlot slot, Oid *database, const char **scope,
 extern void stats_count(StatsSlot slot, StatsCounter counter, uint64 n);
 extern TimestampTz stats_reset_at(StatsSlot slot);
 extern uint64 stats_read(StatsSlot slot, StatsCounter counter);
-extern void stats_latency(StatsSlot slot, int64 usec);
+extern void stats_latency(StatsSlot slot, StatsFunction function, int64 usec);
+extern void stats_late(StatsSlot slot, int64 usec);
+extern bool stats_are_on(void);
+extern const char *stats_function_name(StatsFunction function);
 
 #endif							/* IDEMPOTENCY_STATS_H */

@@ -43,6 +43,7 @@
 #include "errors.h"
 #include "fault.h"
 #include "store.h"
+#include "trace.h"
 
 /* The opened segment; it is an internal error if it isn't opened. */
 static StoreSegment *
@@ -198,6 +199,8 @@ store_register_read(Store *store, Identity *identity)
 void
 store_probe(Store *store, Identity *identity, TimestampTz now, Probe *probe)
 {
+	int64		step = trace_begin();
+
 	probe->result = PROBE_NONE;
 	probe->own = false;
 	for (int i = 0; i < store->nsegments && probe->result != PROBE_BUSY; i++)
@@ -212,6 +215,7 @@ store_probe(Store *store, Identity *identity, TimestampTz now, Probe *probe)
 	}
 	if (IsolationIsSerializable() && store->snapshot == &store->dirty)
 		store_register_read(store, identity);
+	trace_end(TRACE_PROBE, step);
 }
 
 /*
@@ -310,6 +314,7 @@ KeyPlace
 store_insert(Store *store, Identity *identity, const KeyRow *row,
 			 Segment segment)
 {
+	int64		step = trace_begin();
 	StoreSegment *seg = store_segment(store, segment);
 	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
 									row);
@@ -322,6 +327,7 @@ store_insert(Store *store, Identity *identity, const KeyRow *row,
 	place.tid = tuple->t_self;
 	heap_freetuple(tuple);
 	CommandCounterIncrement();
+	trace_end(TRACE_INSERT, step);
 	return place;
 }
 
@@ -333,6 +339,7 @@ void
 store_insert_many(Store *store, Identity **identities, const KeyRow **rows,
 				  int n, Segment segment, KeyPlace *places)
 {
+	int64		step = trace_begin();
 	StoreSegment *seg = store_segment(store, segment);
 	TupleDesc	desc = RelationGetDescr(seg->heap);
 	TupleTableSlot **slots = palloc(n * sizeof(TupleTableSlot *));
@@ -355,6 +362,7 @@ store_insert_many(Store *store, Identity **identities, const KeyRow **rows,
 	}
 	pfree(slots);
 	CommandCounterIncrement();
+	trace_end(TRACE_INSERT, step);
 }
 
 /*
@@ -365,6 +373,7 @@ static KeyPlace
 store_update(Store *store, Identity *identity, const KeyRow *row,
 			 const KeyPlace *old, bool locked)
 {
+	int64		step = trace_begin();
 	StoreSegment *seg = store_segment(store, old->segment);
 	KeyPlace	place = *old;
 	HeapTuple	tuple = keyrow_form(RelationGetDescr(seg->heap), identity,
@@ -382,6 +391,7 @@ store_update(Store *store, Identity *identity, const KeyRow *row,
 	place.tid = tuple->t_self;
 	heap_freetuple(tuple);
 	CommandCounterIncrement();
+	trace_end(TRACE_UPDATE, step);
 	return place;
 }
 
@@ -422,12 +432,14 @@ store_rewrite(Store *store, Identity *identity, const KeyRow *row,
 void
 store_delete(Store *store, const KeyPlace *place)
 {
+	int64		step = trace_begin();
 	StoreSegment *seg = store_segment(store, place->segment);
 	ItemPointerData tid = place->tid;
 
 	seg->written = true;
 	simple_heap_delete(seg->heap, &tid);
 	CommandCounterIncrement();
+	trace_end(TRACE_DELETE, step);
 }
 
 /* Show a segment's running rows of a scope to the visitor. */

@@ -20,6 +20,7 @@
 #include "claim.h"
 #include "compat.h"
 #include "errors.h"
+#include "watch.h"
 
 COMPAT_FUNCTION_INFO(idempotency_dedup);
 
@@ -92,8 +93,8 @@ dedup_column(const TriggerData *trigger, const char *column, const char *role)
 }
 
 /* dedup() returns trigger */
-Datum
-idempotency_dedup(PG_FUNCTION_ARGS)
+static Datum
+dedup_call(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	DedupArguments arguments;
@@ -122,3 +123,5 @@ idempotency_dedup(PG_FUNCTION_ARGS)
 				 errtable(trigger->tg_relation)));
 	return PointerGetDatum(NULL);
 }
+
+WATCH_FUNCTION(idempotency_dedup, STATS_CLAIM, dedup_call);

@@ -29,6 +29,7 @@
 #include "note.h"
 #include "tally.h"
 #include "txn.h"
+#include "watch.h"
 
 /* up to this many claims are found by walking the list */
 #define TXN_LIST_MAX 8
@@ -284,6 +285,8 @@ txn_require_settled(void)
 	{
 		if (!txn_is_unsettled(&claim->state))
 			continue;
+		watch_refused(claim->identity->scope, claim->identity->scope_len,
+					  REFUSAL_UNSETTLED, NULL);
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_UNSETTLED),
 				 errmsg("transaction claimed an idempotency key and did not settle it"),

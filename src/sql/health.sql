@@ -27,17 +27,20 @@ CREATE FUNCTION idempotency.duplicate_rates(
 	OUT recent_claims pg_catalog.int8,
 	OUT recent_rate pg_catalog.float8,
 	OUT hour_claims pg_catalog.int8,
-	OUT hour_rate pg_catalog.float8)
+	OUT hour_rate pg_catalog.float8,
+	OUT recent_mismatches pg_catalog.int8,
+	OUT recent_late pg_catalog.int8)
 RETURNS SETOF pg_catalog.record
 LANGUAGE c VOLATILE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'idempotency_duplicate_rates';
 COMMENT ON FUNCTION idempotency.duplicate_rates IS
-	'which part of a scope''s claims were duplicates in the last five minutes, and in the hour before; needs the worker';
+	'which part of a scope''s claims were duplicates in the last five minutes, and in the hour before; and how many claims were mismatches, or late duplicates, in the last five minutes; needs the worker';
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.duplicate_rates FROM PUBLIC;
 
 CREATE VIEW idempotency.alerts WITH (security_barrier) AS
-SELECT a.name, a.severity, a.scope, a.value, a.threshold, a.since
+SELECT a.name, a.severity, a.scope, a.value, a.threshold, a.since,
+	'doc/operations.md#' OPERATOR(pg_catalog.||) a.name AS runbook
 FROM (
 	SELECT 'worker_absent', 'warning', NULL::pg_catalog.text,
 		1::pg_catalog.float8, 0::pg_catalog.float8, NULL::pg_catalog.timestamptz
@@ -65,11 +68,31 @@ FROM (
 	FROM idempotency.breakers() AS b
 	WHERE b.state OPERATOR(pg_catalog.<>) 'closed'
 	UNION ALL
-	SELECT 'leases_expired', 'warning', l.scope, pg_catalog.count(*), 0,
-		pg_catalog.min(l.lease_until)
-	FROM idempotency.activity AS l
-	WHERE l.lease_left_ms OPERATOR(pg_catalog.<) 0
-	GROUP BY l.scope
+	SELECT CASE l.what WHEN 'lost' THEN 'indeterminate'
+			WHEN 'over' THEN 'leases_expired' ELSE 'lease_expiring' END,
+		CASE l.what WHEN 'lost' THEN 'critical' ELSE 'warning' END,
+		l.scope, pg_catalog.count(*), 0, pg_catalog.min(l.lease_until)
+	FROM (SELECT b.scope, b.lease_until,
+			CASE WHEN b.lease_left_ms OPERATOR(pg_catalog.>=) 0 THEN 'short'
+				WHEN CASE WHEN p.on_lease_expiry IS NULL THEN d.on_lease_expiry
+					ELSE p.on_lease_expiry END OPERATOR(pg_catalog.=) 'i'::pg_catalog."char" THEN 'lost'
+				ELSE 'over' END AS what
+		FROM idempotency.activity AS b
+		LEFT JOIN idempotency.scope_policy AS p ON p.scope OPERATOR(pg_catalog.=) b.scope
+		LEFT JOIN idempotency.scope_policy AS d ON d.scope OPERATOR(pg_catalog.=) '*'
+		WHERE b.lease_left_ms OPERATOR(pg_catalog.<) 0
+			OR (b.lease_until OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
+				OPERATOR(pg_catalog.<) ((b.lease_until OPERATOR(pg_catalog.-) b.claimed_at)
+					OPERATOR(pg_catalog./) 10::pg_catalog.float8)) AS l
+	GROUP BY l.scope, l.what
+	UNION ALL
+	SELECT 'mismatches', 'warning', d.scope, d.recent_mismatches, 0, NULL
+	FROM idempotency.duplicate_rates() AS d
+	WHERE d.recent_mismatches OPERATOR(pg_catalog.>) 0
+	UNION ALL
+	SELECT 'late_duplicates', 'warning', d.scope, d.recent_late, 0, NULL
+	FROM idempotency.duplicate_rates() AS d
+	WHERE d.recent_late OPERATOR(pg_catalog.>) 0
 	UNION ALL
 	SELECT 'seal_late', 'critical', NULL,
 		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) l.unsealed_since)::pg_catalog.float8,
@@ -118,9 +141,11 @@ COMMENT ON VIEW idempotency.alerts IS
 COMMENT ON COLUMN idempotency.alerts.scope IS
 	'the scope; of rotation_late, the table; of outbox_lag and outbox_lost, the relay; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired: claims; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events; outbox_lag: age in seconds of the oldest event that a relay has not acknowledged; outbox_lost: position up to which events were removed before a relay had read them';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired, lease_expiring, indeterminate: claims; mismatches, late_duplicates: claims in the last five minutes; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events; outbox_lag: age in seconds of the oldest event that a relay has not acknowledged; outbox_lost: position up to which events were removed before a relay had read them';
 COMMENT ON COLUMN idempotency.alerts.since IS
-	'when it began, where that is known';
+	'when it began, where that is known; of lease_expiring, when the first lease will be over';
+COMMENT ON COLUMN idempotency.alerts.runbook IS
+	'the paragraph that says what to do';
 -- tells how an operation fares; grant it to operators
 REVOKE ALL ON idempotency.alerts FROM PUBLIC;
 

@@ -62,7 +62,7 @@ COMMENT ON COLUMN idempotency.ledger_entry.role IS
 COMMENT ON COLUMN idempotency.ledger_entry.application IS
 	'application_name';
 COMMENT ON COLUMN idempotency.ledger_entry.trace_id IS
-	'of idempotency.traceparent (W3C Trace Context), 16 bytes';
+	'of the client''s traceparent (W3C Trace Context), 16 bytes';
 COMMENT ON COLUMN idempotency.ledger_entry.detail IS
 	'JSON: a reason, a policy, an origin';
 -- provenance must survive a dump

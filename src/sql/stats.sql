@@ -20,6 +20,15 @@ CREATE FUNCTION idempotency.stats(
 	OUT fence_refused pg_catalog.int8,
 	OUT waits pg_catalog.int8,
 	OUT wait_us pg_catalog.int8,
+	OUT breaker_refused pg_catalog.int8,
+	OUT limited_claims pg_catalog.int8,
+	OUT limited_running pg_catalog.int8,
+	OUT limited_replays pg_catalog.int8,
+	OUT breaker_opened pg_catalog.int8,
+	OUT gaps pg_catalog.int8,
+	OUT late_events pg_catalog.int8,
+	OUT late_us pg_catalog.int8,
+	OUT late_max_us pg_catalog.int8,
 	OUT reset_at pg_catalog.timestamptz)
 RETURNS SETOF pg_catalog.record
 LANGUAGE c VOLATILE PARALLEL SAFE
@@ -69,14 +78,35 @@ COMMENT ON COLUMN idempotency.stats.takeovers IS
 COMMENT ON COLUMN idempotency.stats.fence_refused IS
 	'calls of holders that were stale';
 COMMENT ON COLUMN idempotency.stats.waits IS
-	'of these calls, those that waited for somebody who had the key';
+	'calls that waited for somebody who had the key';
 COMMENT ON COLUMN idempotency.stats.wait_us IS
 	'microseconds that they waited in all';
+COMMENT ON COLUMN idempotency.stats.breaker_refused IS
+	'of retry_later, those that the circuit breaker held back';
+COMMENT ON COLUMN idempotency.stats.limited_claims IS
+	'of retry_later, those that limit_claims held back';
+COMMENT ON COLUMN idempotency.stats.limited_running IS
+	'of retry_later, those that limit_running held back';
+COMMENT ON COLUMN idempotency.stats.limited_replays IS
+	'of retry_later, duplicates that limit_replays held back';
+COMMENT ON COLUMN idempotency.stats.breaker_opened IS
+	'how often the circuit breaker opened';
+COMMENT ON COLUMN idempotency.stats.gaps IS
+	'of a consumer: events that were answered gap or blocked';
+COMMENT ON COLUMN idempotency.stats.late_events IS
+	'of a consumer: events that were answered late';
+COMMENT ON COLUMN idempotency.stats.late_us IS
+	'microseconds after their keys had expired that late duplicates came, in all';
+COMMENT ON COLUMN idempotency.stats.late_max_us IS
+	'the most of that for one of them';
+COMMENT ON COLUMN idempotency.stats.reset_at IS
+	'since when is counted: stats_reset(), or the first call';
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON idempotency.stats FROM PUBLIC;
 
 CREATE FUNCTION idempotency.stats_latency(
 	OUT scope pg_catalog.text,
+	OUT function pg_catalog.text,
 	OUT from_us pg_catalog.float8,
 	OUT to_us pg_catalog.float8,
 	OUT decisions pg_catalog.int8)
@@ -84,15 +114,139 @@ RETURNS SETOF pg_catalog.record
 LANGUAGE c VOLATILE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'idempotency_stats_latency';
 COMMENT ON FUNCTION idempotency.stats_latency IS
-	'how long decisions took, per scope of this database; see the view of this name';
+	'how long calls took, per scope of this database; see the view of this name';
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON FUNCTION idempotency.stats_latency FROM PUBLIC;
 
 CREATE VIEW idempotency.stats_latency WITH (security_barrier) AS SELECT * FROM idempotency.stats_latency();
 COMMENT ON VIEW idempotency.stats_latency IS
-	'how many calls of claim, claim_or_raise, once, run and dedup were decided in how many microseconds, without what they waited for others';
+	'how many calls of each function took how many microseconds, without what they waited for others; those that ended with an error are not counted';
+COMMENT ON COLUMN idempotency.stats_latency.function IS
+	'claim: also claim_or_raise and dedup; run: without its command; waiting: how long those calls waited that had to';
+COMMENT ON COLUMN idempotency.stats_latency.from_us IS
+	'where the class begins; four of them are an octave';
+COMMENT ON COLUMN idempotency.stats_latency.to_us IS
+	'where it ends';
+COMMENT ON COLUMN idempotency.stats_latency.decisions IS
+	'calls in this class; one without any is not shown';
 -- tells how much an operation is used; grant it to operators
 REVOKE ALL ON idempotency.stats_latency FROM PUBLIC;
+
+CREATE FUNCTION idempotency.latency(
+	by_scope pg_catalog.bool,
+	OUT scope pg_catalog.text,
+	OUT function pg_catalog.text,
+	OUT calls pg_catalog.int8,
+	OUT total_us pg_catalog.int8,
+	OUT mean_us pg_catalog.float8,
+	OUT p50_us pg_catalog.float8,
+	OUT p95_us pg_catalog.float8,
+	OUT p99_us pg_catalog.float8)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_latency';
+COMMENT ON FUNCTION idempotency.latency IS
+	'how long calls took, per scope and function, or per function alone; see the views latency and latency_by_function';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.latency FROM PUBLIC;
+
+CREATE VIEW idempotency.latency WITH (security_barrier) AS
+	SELECT * FROM idempotency.latency(true);
+COMMENT ON VIEW idempotency.latency IS
+	'how long the calls of each function took in each scope, without what they waited for others';
+COMMENT ON COLUMN idempotency.latency.function IS
+	'as in stats_latency; waiting is how long those calls waited that had to';
+COMMENT ON COLUMN idempotency.latency.calls IS
+	'how many there were since stats.reset_at, without those that ended with an error';
+COMMENT ON COLUMN idempotency.latency.total_us IS
+	'microseconds that they took in all';
+COMMENT ON COLUMN idempotency.latency.mean_us IS
+	'microseconds that they took on average';
+COMMENT ON COLUMN idempotency.latency.p50_us IS
+	'half of them took no longer; as exact as a quarter of an octave is wide, like the others';
+COMMENT ON COLUMN idempotency.latency.p95_us IS
+	'95 of a hundred took no longer';
+COMMENT ON COLUMN idempotency.latency.p99_us IS
+	'99 of a hundred took no longer';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON idempotency.latency FROM PUBLIC;
+
+CREATE VIEW idempotency.latency_by_function WITH (security_barrier) AS
+	SELECT l.function, l.calls, l.total_us, l.mean_us, l.p50_us, l.p95_us, l.p99_us
+	FROM idempotency.latency(false) AS l;
+COMMENT ON VIEW idempotency.latency_by_function IS
+	'how long the calls of each function took in all scopes of this database; columns as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.function IS
+	'as in stats_latency';
+COMMENT ON COLUMN idempotency.latency_by_function.calls IS
+	'as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.total_us IS
+	'as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.mean_us IS
+	'as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.p50_us IS
+	'as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.p95_us IS
+	'as in latency';
+COMMENT ON COLUMN idempotency.latency_by_function.p99_us IS
+	'as in latency';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON idempotency.latency_by_function FROM PUBLIC;
+
+CREATE FUNCTION idempotency.stats_late(
+	OUT scope pg_catalog.text,
+	OUT from_s pg_catalog.float8,
+	OUT to_s pg_catalog.float8,
+	OUT duplicates pg_catalog.int8)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_stats_late';
+COMMENT ON FUNCTION idempotency.stats_late IS
+	'how late late duplicates came; see the view of this name';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.stats_late FROM PUBLIC;
+
+CREATE VIEW idempotency.stats_late WITH (security_barrier) AS
+	SELECT * FROM idempotency.stats_late();
+COMMENT ON VIEW idempotency.stats_late IS
+	'how many seconds after their keys had expired late duplicates came: so much more retention would have answered them';
+COMMENT ON COLUMN idempotency.stats_late.from_s IS
+	'where the class begins; four of them are an octave';
+COMMENT ON COLUMN idempotency.stats_late.to_s IS
+	'where it ends';
+COMMENT ON COLUMN idempotency.stats_late.duplicates IS
+	'as in stats.late_duplicates';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON idempotency.stats_late FROM PUBLIC;
+
+CREATE FUNCTION idempotency.top_duplicates(
+	OUT id pg_catalog.uuid,
+	OUT scope pg_catalog.text,
+	OUT duplicates pg_catalog.int8,
+	OUT excess pg_catalog.int8,
+	OUT last_at pg_catalog.timestamptz)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_top_duplicates';
+COMMENT ON FUNCTION idempotency.top_duplicates IS
+	'keys with many duplicates since the server was started, by the id of their rows, in no order; duplicates may be too many by as much as excess says';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.top_duplicates FROM PUBLIC;
+
+CREATE FUNCTION idempotency.slowest_calls(
+	OUT scope pg_catalog.text,
+	OUT function pg_catalog.text,
+	OUT duration_us pg_catalog.int8,
+	OUT waited_us pg_catalog.int8,
+	OUT ended_at pg_catalog.timestamptz,
+	OUT pid pg_catalog.int4)
+RETURNS SETOF pg_catalog.record
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'idempotency_slowest_calls';
+COMMENT ON FUNCTION idempotency.slowest_calls IS
+	'the slowest calls of the last hour, in no order; duration_us is without waited_us';
+-- tells how much an operation is used; grant it to operators
+REVOKE ALL ON FUNCTION idempotency.slowest_calls FROM PUBLIC;
 
 CREATE FUNCTION idempotency.stats_reset(scope pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.int8

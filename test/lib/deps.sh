@@ -99,13 +99,16 @@ missing()
 	has_witness_headers || echo libpq-dev libssl-dev
 }
 
-# Prints what is missing that one test would use, and is skipped without.
+# Prints what is missing that a test would use, which is skipped without.
 missing_optional()
 {
 	[ "$mode" = test ] || return 0
 	has_pgbouncer || echo pgbouncer
 	has_server nats-server || echo nats-server
 	has_server redis-server || echo redis-server
+	command -v promtool >/dev/null || echo prometheus
+	command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter
+	command -v gnuplot >/dev/null || echo gnuplot-nox
 }
 
 case $mode in
@@ -162,9 +165,9 @@ apt_install()
 		"$@" >"$log" 2>&1 </dev/null
 }
 
-# Installs PgBouncer without its service: the package would start one, now and
-# at every boot.
-install_pgbouncer()
+# Installs packages without their services, each by itself: they would start
+# one, now and at every boot.  Says which could not be installed.
+install_without_services()
 (
 	policy=/usr/sbin/policy-rc.d
 	if [ ! -e "$policy" ]; then
@@ -172,9 +175,14 @@ install_pgbouncer()
 		printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
 		$sudo chmod 755 "$policy"
 	fi
-	apt_install pgbouncer || exit
-	$sudo service pgbouncer stop >/dev/null 2>&1 || true
-	$sudo update-rc.d pgbouncer disable >/dev/null 2>&1 || true
+	for package in "$@"; do
+		if ! apt_install "$package"; then
+			step "could not install $package; its test will be skipped"
+			continue
+		fi
+		$sudo service "$package" stop >/dev/null 2>&1 || true
+		$sudo update-rc.d "$package" disable >/dev/null 2>&1 || true
+	done
 )
 
 if [ -n "$wanted" ]; then
@@ -187,8 +195,9 @@ if [ -n "$wanted" ]; then
 	fi
 fi
 if [ -n "$optional" ]; then
-	step "installing, without its service: $optional"
-	install_pgbouncer || step "could not install it; its test will be skipped"
+	step "installing, without services: $optional"
+	# shellcheck disable=SC2086
+	install_without_services $optional
 fi
 rm -f "$log"
 

@@ -22,8 +22,8 @@ my @layers = (
 	[qw(guc identity canonical jsontree es6number digest merkle fault
 		clock ring trace base64url)],									# 1: pure
 	[qw(catalog shmem counter entry standby)],				# 2: what a backend shares
-	[qw(policy incarnation stats history duty roster watermark)],		# 3: settings, counts, what runs
-	[qw(keyrow store fence ledger tree breaker limit note)],	# 4: rows, and what restrains
+	[qw(policy incarnation stats history duty roster watermark span refusal notable)],		# 3: settings, counts, what runs
+	[qw(keyrow store fence ledger tree breaker limit note watch)],	# 4: rows, and what restrains
 	[qw(txn tally decision token tag response)],								# 5: what this transaction holds
 	[qw(answer claim configure failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
@@ -36,11 +36,14 @@ my @layers = (
 my %sibling = (
 	canonical => [qw(digest es6number fault jsontree)],
 	jsontree  => [qw(es6number)],
-	identity  => [qw(clock digest fault guc)],
+	identity  => [qw(clock digest fault guc trace)],
 	guc       => [qw(clock fault)],
 	merkle    => [qw(digest)],
 	trace     => [qw(guc)],
 	history   => [qw(duty stats)],
+	stats     => [qw(duty)],
+	span      => [qw(stats)],
+	notable   => [qw(stats)],
 	store     => [qw(keyrow)],
 	breaker   => [qw(note)],
 	txn       => [qw(decision tally)],

@@ -59,7 +59,7 @@ sub all_counts
 	my ($node, $db) = @_;
 
 	return $node->safe_psql($db // 'postgres', 'SELECT * FROM idempotency.stats ORDER BY scope;
-		SELECT * FROM idempotency.stats_latency ORDER BY scope, from_us');
+		SELECT * FROM idempotency.stats_latency ORDER BY scope, function, from_us');
 }
 
 my $node = new_node('counted', conf => "$conf idempotency.note_buffer = 256kB");
@@ -342,7 +342,7 @@ $holder->query_safe(q{SELECT idempotency.finish('latency', 'busy'); COMMIT});
 $_->quit foreach $holder, @waiters;
 is(stats($node, 'latency', 'executed + replayed + in_progress'), '204', 'decisions, of which two waited');
 is($node->safe_psql('postgres', q{SELECT sum(decisions), max(from_us) < 400000, bool_and(from_us < to_us)
-		FROM idempotency.stats_latency WHERE scope = 'latency'}),
+		FROM idempotency.stats_latency WHERE scope = 'latency' AND function IN ('once', 'claim')}),
 	'204|t|t', '... are all in the classes, without their waits');
 is(stats($node, 'latency', 'waits, wait_us BETWEEN 1000000 AND 30000000'), '2|t', '... which are counted apart');
 $holder = session($node);
@@ -350,8 +350,13 @@ $holder->query_safe(q{SELECT outcome FROM idempotency.claim('latency', 'leased',
 is($holder->query_safe(q{SELECT outcome FROM idempotency.claim('latency', 'leased', lease => '1 s', wait => '10 s')}), 'resume', 'a lease is waited for');
 $holder->quit;
 is(stats($node, 'latency', 'waits, wait_us > 1300000'), '3|t', '... that, too');
-is($node->safe_psql('postgres', q{SELECT sum(decisions), max(from_us) < 400000 FROM idempotency.stats_latency WHERE scope = 'latency'}),
+is($node->safe_psql('postgres', q{SELECT sum(decisions), max(from_us) < 400000 FROM idempotency.stats_latency WHERE scope = 'latency' AND function IN ('once', 'claim')}),
 	'206|t', '... apart');
+is($node->safe_psql('postgres', q{SELECT sum(decisions), min(to_us) > 300000 FROM idempotency.stats_latency WHERE scope = 'latency' AND function = 'waiting'}),
+	'3|t', '... in classes of their own');
+is($node->safe_psql('postgres', q{SELECT string_agg(function || ' ' || calls, ', ' ORDER BY function), bool_and(p50_us <= p95_us AND p95_us <= p99_us AND mean_us > 0),
+		sum(total_us) FILTER (WHERE function = 'waiting') BETWEEN 1300000 AND 30000000 FROM idempotency.latency WHERE scope = 'latency'}),
+	'claim 5, finish 1, once 201, waiting 3|t|t', 'functions have quantiles');
 
 #----------------------------------------------------------------------
 # attempts that left nothing else behind
@@ -448,18 +453,26 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM idempotency.duplicate_rat
 $node->safe_psql('postgres', 'CREATE DATABASE alerts');
 $node->safe_psql('alerts', q{
 	CREATE EXTENSION idempotency;
-	CREATE OR REPLACE FUNCTION idempotency.duplicate_rates(OUT scope text, OUT recent_claims int8, OUT recent_rate float8, OUT hour_claims int8, OUT hour_rate float8)
-	RETURNS SETOF record LANGUAGE sql AS $$ VALUES ('usual', 100::int8, 0.29::float8, 100::int8, 0.1::float8), ('unusual', 20, 0.31, 20, 0.1),
-		('few', 19, 1, 100, 0), ('young', 100, 1, 19, 0), ('always', 100, 1, 100, 0.5), ('none', 0, 0, 0, 0) $$;
+	CREATE OR REPLACE FUNCTION idempotency.duplicate_rates(OUT scope text, OUT recent_claims int8, OUT recent_rate float8, OUT hour_claims int8, OUT hour_rate float8,
+		OUT recent_mismatches int8, OUT recent_late int8)
+	RETURNS SETOF record LANGUAGE sql AS $$ VALUES ('usual', 100::int8, 0.29::float8, 100::int8, 0.1::float8, 0::int8, 0::int8), ('unusual', 20, 0.31, 20, 0.1, 0, 0),
+		('few', 19, 1, 100, 0, 3, 0), ('young', 100, 1, 19, 0, 0, 2), ('always', 100, 1, 100, 0.5, 0, 0), ('none', 0, 0, 0, 0, 0, 0) $$;
 	CREATE OR REPLACE FUNCTION idempotency.segments(OUT segment text, OUT ring text, OUT begins_at timestamptz, OUT ends_at timestamptz, OUT bytes int8)
 	RETURNS SETOF record LANGUAGE sql AS $$ VALUES ('now', 'short', now() - interval '4 h', now() + interval '4 h', 8192::int8),
 		('over', 'short', now() - interval '9 h', now() - interval '1 h', 8192), ('late', 'short', now() - interval '11 h', now() - interval '3 h', 8192),
 		('empty', 'short', now() - interval '11 h', now() - interval '3 h', 0), ('for ever', 'permanent', NULL, NULL, 8192) $$;
 	SELECT outcome FROM idempotency.claim('lease', 'k1', lease => '1 ms');
-	SELECT outcome FROM idempotency.claim('lease', 'k2', lease => '1 min')});
+	SELECT outcome FROM idempotency.claim('lease', 'k2', lease => '1 min');
+	SELECT outcome FROM idempotency.claim('short', 'k', lease => '1 h');
+	UPDATE idempotency.key_day_0 SET claimed_at = claimed_at - interval '10 h' WHERE scope = 'short';
+	UPDATE idempotency.key_day_1 SET claimed_at = claimed_at - interval '10 h' WHERE scope = 'short';
+	UPDATE idempotency.key_day_2 SET claimed_at = claimed_at - interval '10 h' WHERE scope = 'short';
+	UPDATE idempotency.key_day_3 SET claimed_at = claimed_at - interval '10 h' WHERE scope = 'short';
+	SELECT on_lease_expiry FROM idempotency.configure('unknown', on_lease_expiry => 'indeterminate');
+	SELECT outcome FROM idempotency.claim('unknown', 'k', lease => '1 ms')});
 $node->poll_query_until('alerts', q{SELECT count(*) = 1 FROM idempotency.workers WHERE database = 'alerts' AND pid IS NOT NULL});
 is( $node->safe_psql('alerts', q{SELECT name, severity, scope, round(value::numeric, CASE WHEN value < 1 THEN 2 ELSE 0 END), round(threshold::numeric, 2) FROM idempotency.alerts WHERE name <> 'notes_dropped' ORDER BY name, scope}),
-	"duplicate_rate|warning|unusual|0.31|0.30\nleases_expired|warning|lease|1|0.00\nrotation_late|warning|late|10800|7200.00",
+	"duplicate_rate|warning|unusual|0.31|0.30\nindeterminate|critical|unknown|1|0.00\nlate_duplicates|warning|young|2|0.00\nlease_expiring|warning|short|1|0.00\nleases_expired|warning|lease|1|0.00\nmismatches|warning|few|3|0.00\nrotation_late|warning|late|10800|7200.00",
 	'alerts: what is beyond the thresholds, and nothing else');
 
 #----------------------------------------------------------------------
@@ -479,7 +492,7 @@ is(stats($node, 'run', 'executed', 'shop'), '7', '... of another database');
 is(stats($node, 'run', q{now() - reset_at < interval '1 min'}), 't', '... which is dated');
 
 #----------------------------------------------------------------------
-# a clean restart keeps all, a crash forgets all
+# a clean restart keeps all, a crash what was written before
 #----------------------------------------------------------------------
 $before = all_counts($node);
 my $shop = all_counts($node, 'shop');
@@ -493,7 +506,6 @@ is(stats($node, 'run', 'executed'), '1', '... and counting goes on');
 is( join("\n", grep { !/^(open|run)\|/ } split /\n/, all_counts($node)),
 	join("\n", grep { !/^(open|run)\|/ } split /\n/, $before), 'a clean restart keeps every count');
 is(all_counts($node, 'shop'), $shop, '... of every database');
-ok(!-e $node->data_dir . '/pg_stat/idempotency.stat', '... and takes the file away');
 $node->safe_psql('postgres', 'DROP DATABASE shop');
 is($node->safe_psql('postgres', q{SELECT idempotency.once('after drop', 'k')}), 't', 'another database is dropped, and nobody minds');
 $node->restart;
@@ -501,12 +513,22 @@ is(stats($node, 'after drop', 'executed'), '1', '... a restart does not, either'
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 $node->safe_psql('shop', q{CREATE EXTENSION idempotency; SELECT idempotency.once('run', 'k')});
 is(stats($node, 'run', 'executed', 'shop'), '1', '... and one of its name begins at zero');
+$node->safe_psql('postgres', q{SELECT idempotency.once('counted', 'k')});
+my $kept = 0;
+foreach (1 .. 600)
+{
+	last if $kept = slurp_file($node->data_dir . '/pg_stat/idempotency.stat') =~ /counted/;
+	sleep(0.1);
+}
+ok($kept, 'the worker writes down what is counted');
+$before = all_counts($node);
 kill 'KILL', (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 try_start($node);
-is($node->safe_psql('postgres', 'SELECT count(*) FROM idempotency.stats; SELECT count(*) FROM idempotency.stats_latency; SELECT idempotency.notes_dropped()'),
-	"0\n0\n0", 'killed, and begins at zero');
+is(all_counts($node), $before, 'killed, and goes on with that');
+is($node->safe_psql('postgres', 'SELECT idempotency.notes_dropped()'), '0', '... dropped notes begin at zero');
+my $executed = stats($node, 'note', 'executed, replayed');
 is($node->safe_psql('postgres', q{SELECT idempotency.once('note', 'rollback'); SELECT idempotency.once('note', 'crashed')}), "f\nt", '... the keys are all there');
-is(stats($node, 'note', 'executed, replayed'), '1|1', '... and counting begins anew');
+is(stats($node, 'note', 'executed, replayed'), join('|', map { $_ + 1 } split(/\|/, $executed)), '... and counting goes on');
 $node->stop;
 # a file that isn't one
 ok(unlink($node->data_dir . '/pg_stat/idempotency.stat'), 'a stopped server has a file');

@@ -516,7 +516,9 @@ $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM idempotency.break
 is(claim('crash', 'k') . ' ' . breaker('crash', 'state, failures, openings'), 'execute closed|0|0', 'a crash closes every breaker, and nothing is counted');
 is(claim('crash2', 'b'), 'execute', '... and nobody is inside but who holds a lease');
 is(claim('crash2', 'c'), $full, '... as before');
-$node->restart;
+$node->stop;
+unlink($node->data_dir . '/pg_stat/idempotency.stat');
+$node->start;
 configure('crash', 'limit_running => 1');
 is(claim('crash', 'c'), $full, 'a restart with too little room: this scope has its place');
 is(claim('crash2', 'c'), 'execute', '... this one has it no more, and is not held back');
