@@ -192,7 +192,7 @@ tap_file()
 			prove --verbose --merge "$file" </dev/null 8>&-
 	) >"$log" 2>&1 || status=$?
 	good=$(count '^ok ' <"$log")
-	bad=$(grep -E '^not ok ' "$log" | count -v '# TODO')
+	bad=$(grep -E '^not ok ' "$log" | grep -vc '# TODO' || true)
 	if [ $status != 0 ] && [ "$bad" = 0 ]; then
 		bad=1
 	elif [ $((good + bad)) = 0 ] && ! grep -q '^Result: NOTESTS' "$log"; then
