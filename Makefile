@@ -49,7 +49,7 @@ DOCS = README.md
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
 	settle policy batch run trigger lookup maintain stats ledger verify \
-	inbox outbox security
+	inbox outbox seeing security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them

@@ -10,7 +10,7 @@
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_TAG_KEYS (1000000), BENCH_SECONDS of each pgbench round
 # (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
-# leases hot expiry growth ledger tokens inbox outbox.
+# leases hot expiry growth ledger tokens inbox outbox seeing.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -22,6 +22,8 @@ here=$top/test/bench
 . "$here/events_inbox.sh"
 # shellcheck source=test/bench/events_outbox.sh
 . "$here/events_outbox.sh"
+# shellcheck source=test/bench/seeing.sh
+. "$here/seeing.sh"
 
 rounds=${BENCH_ROUNDS:-30}
 growth_keys=${BENCH_KEYS:-10000000}
@@ -29,7 +31,7 @@ expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
 tag_keys=${BENCH_TAG_KEYS:-1000000}
-only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox outbox}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox outbox seeing}
 
 # The middle one of five numbers.
 middle_of_five()
