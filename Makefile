@@ -26,7 +26,8 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	inbox_many inbox_operator inbox_policy inbox_ranges inbox_read inbox_row inbox_stream inbox_table \
 	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
 	merkle merkle_test module newkey note operator policy proof prune recorder response ring roster \
-	run seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
+	run saga saga_client saga_compensate saga_duty saga_handler saga_helper saga_table \
+	seal settle shmem standby stats store store_open tag tag_invalidate tally token trace tree \
 	tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
 	verify_keys verify_rows verify_tables verify_tree worker
 OBJS = $(SUBJECTS:%=src/%.o)
@@ -35,7 +36,7 @@ OBJS = $(SUBJECTS:%=src/%.o)
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	inbox health verify
+	inbox saga health verify
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -47,11 +48,11 @@ DOCS = README.md
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
 	settle policy batch run trigger lookup maintain stats ledger verify \
-	inbox security
+	inbox saga security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox saga
 
 #------------------------------------------------------------------------
 # compiling

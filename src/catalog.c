@@ -88,7 +88,14 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_INBOX_STREAM] = "inbox_stream",
 	[CATALOG_INBOX_STREAM_PKEY] = "inbox_stream_pkey",
 	[CATALOG_INBOX_EVENT] = "inbox_event",
-	[CATALOG_INBOX_EVENT_PKEY] = "inbox_event_pkey"
+	[CATALOG_INBOX_EVENT_PKEY] = "inbox_event_pkey",
+	[CATALOG_SAGA_RUN] = "saga_run",
+	[CATALOG_SAGA_RUN_PKEY] = "saga_run_pkey",
+	[CATALOG_SAGA_RUN_DUE] = "saga_run_due",
+	[CATALOG_SAGA_STEP] = "saga_step",
+	[CATALOG_SAGA_STEP_PKEY] = "saga_step_pkey",
+	[CATALOG_SAGA_CHILD] = "saga_child",
+	[CATALOG_SAGA_CHILD_PKEY] = "saga_child_pkey"
 };
 
 static ResultDesc result_descs[RESULT_DESCS];

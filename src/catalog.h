@@ -46,6 +46,13 @@ typedef enum CatalogRelation
 	CATALOG_INBOX_STREAM_PKEY,
 	CATALOG_INBOX_EVENT,
 	CATALOG_INBOX_EVENT_PKEY,
+	CATALOG_SAGA_RUN,
+	CATALOG_SAGA_RUN_PKEY,
+	CATALOG_SAGA_RUN_DUE,
+	CATALOG_SAGA_STEP,
+	CATALOG_SAGA_STEP_PKEY,
+	CATALOG_SAGA_CHILD,
+	CATALOG_SAGA_CHILD_PKEY,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -72,6 +79,7 @@ extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
 extern void catalog_require_indexed(Relation heap, CatalogRelation index,
 									const char *column, const char *use);
+extern void catalog_require_heap(Relation heap, int indexes, const char *use);
 extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_plain(Relation heap, Segment segment);
 

@@ -26,6 +26,7 @@
 #include "policy.h"
 #include "recorder.h"
 #include "roster.h"
+#include "saga.h"
 #include "seal.h"
 #include "shmem.h"
 #include "stats.h"
@@ -61,6 +62,7 @@ _PG_init(void)
 	history_init();
 	tally_init();
 	roster_init();
+	saga_init();
 	maintain_init();
 	recorder_init();
 	seal_init();
