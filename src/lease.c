@@ -195,6 +195,8 @@ lease_delete(OpenKey *key, KeyRow *row, EntryDecision decision,
 static void
 lease_refuse_change(const OpenKey *key)
 {
+	if (key->probe.row.state == KEY_COMPENSATING)
+		lease_refuse(key);
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_FENCE_LOST),
 			 errmsg("the claim has been settled differently before, in scope \"%.*s\"",

@@ -487,6 +487,7 @@ idempotency_steps(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Identity	identity;
 	Policy		policy;
+	SagaRun		run;
 	ListCell   *cell;
 
 	saga_identity(&identity, fcinfo, 2);
@@ -495,6 +496,9 @@ idempotency_steps(PG_FUNCTION_ARGS)
 	policy_unlock();
 	policy_check_role(&policy, identity.scope, identity.scope_len);
 	InitMaterializedSRF(fcinfo, 0);
+	if (!saga_run_find(identity_id(&identity), &run) ||
+		run.state == SAGA_COMPENSATED)
+		return (Datum) 0;
 	foreach(cell, saga_steps(identity_id(&identity)))
 	{
 		SagaStep   *step = lfirst(cell);

@@ -191,7 +191,11 @@ saga_complete(OpenKey *key, KeyRow *row, SagaRun *run)
 	run->changed_at = key->now;
 	run->due_at = Min(row->expires_at, key->now + SAGA_SHOWN);
 	saga_write_key(key, row, ENTRY_COMPENSATED, NULL);
-	saga_run_update(run);
+	/* another execution begins with nothing */
+	if (again)
+		saga_delete(identity_id(key->identity));
+	else
+		saga_run_update(run);
 }
 
 /* Go on with the next step, or complete. */
