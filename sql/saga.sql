@@ -70,7 +70,9 @@ SELECT outcome, response FROM idempotency.claim('saga', 'a');
 -- bad input: clear errors, nothing changed
 --
 SELECT begin_saga('bad') AS f \gset
-SELECT idempotency.compensate_with('saga', 'bad', :f, 's', 'saga_none(text,jsonb)');
+\set VERBOSITY terse
+SELECT idempotency.compensate_with('saga', 'bad', 1, 's', 'saga_none(text,jsonb)');
+\set VERBOSITY default
 SELECT idempotency.compensate_with('saga', 'bad', :f, 's', 4294967294::oid::regprocedure);
 SELECT idempotency.compensate_with('saga', 'bad', :f, 's', 'saga_one(text)');
 SELECT idempotency.compensate_with('saga', 'bad', :f, 's', 'saga_set(text,jsonb)');
