@@ -23,6 +23,7 @@ extern bool saga_attempt_lock(const pg_uuid_t *id);
 extern bool saga_attempt_is_dead(const pg_uuid_t *id);
 extern bool saga_attempt_is_current(Identity *identity,
 									const SagaAttempt *attempt);
+extern const char *saga_role_trouble(Oid role);
 extern text *saga_step_key(const SagaStep *step);
 extern void saga_handle(const SagaAttempt *attempt);
 

@@ -19,16 +19,12 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/syscache.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -265,27 +261,6 @@ duty_attend(SagaRun *due)
 	key_close(&key);
 }
 
-/* A role can't execute its handlers: why?  NULL if it can. */
-static const char *
-duty_role_trouble(Oid role)
-{
-	HeapTuple	tuple;
-	bool		login;
-
-	if (!OidIsValid(role))
-		return "the role that registered the handler does not exist";
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	login = HeapTupleIsValid(tuple) &&
-		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	if (!login)
-		return "the role that registered the handler cannot log in";
-	if (!compat_may_connect(MyDatabaseId, role))
-		return "the role that registered the handler may not connect to the database";
-	return NULL;
-}
-
 /*
  * Nobody can execute the handler of a saga's present step: that is a failed
  * attempt.
@@ -333,7 +308,7 @@ duty_handler(SagaRun *due)
 	if (step == NULL || step->handler == NULL)
 		return;
 	role = saga_step_role(step);
-	trouble = duty_role_trouble(role);
+	trouble = saga_role_trouble(role);
 	if (trouble)
 		duty_refuse(due, trouble);
 	else if (duty_is_worker())

@@ -15,7 +15,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -31,6 +33,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "fault.h"
 #include "incarnation.h"
 #include "saga.h"
@@ -102,6 +105,27 @@ saga_step_role(const SagaStep *step)
 									 ObjectIdGetDatum(step->role_oid)) ?
 			step->role_oid : InvalidOid;
 	return get_role_oid(text_to_cstring(step->role), true);
+}
+
+/* A role can't execute its handlers: why?  NULL if it can. */
+const char *
+saga_role_trouble(Oid role)
+{
+	HeapTuple	tuple;
+	bool		login;
+
+	if (!OidIsValid(role))
+		return "the role that registered the handler does not exist";
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	login = HeapTupleIsValid(tuple) &&
+		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (!login)
+		return "the role that registered the handler cannot log in";
+	if (!compat_may_connect(MyDatabaseId, role))
+		return "the role that registered the handler may not connect to the database";
+	return NULL;
 }
 
 /* The same for every attempt at the step, and for no other step. */

@@ -48,6 +48,8 @@
 #define HELPER_LINGER_MS	5000
 #define HELPER_NAP_MS		100
 #define HELPER_LOOKS		200
+#define HELPER_DELAY_MIN	500		/* after one that ended at once, ms */
+#define HELPER_DELAY_MAX	30000
 
 PGDLLEXPORT void idempotency_saga_main(Datum arg);
 
@@ -132,8 +134,8 @@ saga_helper_start(Oid role)
 	if (helper->started_at != 0 && now < helper->started_at + helper->delay)
 		return;
 	helper->delay = helper->started_at == 0 ||
-		now > helper->started_at + 2 * 60000 ? 1000 :
-		Min(2 * Max(helper->delay, 500), 60000);
+		now > helper->started_at + 2 * HELPER_LINGER_MS ?
+		HELPER_DELAY_MIN : Min(2 * helper->delay, HELPER_DELAY_MAX);
 	helper->started_at = now;
 	if (!helper_register(helper))
 		ereport(LOG,
@@ -194,6 +196,9 @@ helper_take(void)
 	ListCell   *cell;
 
 	helper_begin();
+	/* what it could when it was connected it may not be able to any more */
+	if (saga_role_trouble(helper_role) != NULL)
+		proc_exit(0);
 	if (catalog_is_there() && !saga_is_empty())
 	{
 		List	   *runs = saga_run_due(TODO_HANDLER, clock_now(), NULL,

@@ -236,8 +236,10 @@ is(sql(q{SELECT string_agg(step, ' ' ORDER BY ctid) FROM undone WHERE key = 'cra
 SKIP:
 {
 	skip 'the library with fault points is not built (make testlib)', 1 unless have_test_library();
-	sql('CREATE DATABASE faults');
-	$node->safe_psql('faults', q{
+	# of its own: a library that is preloaded can't be loaded in another form
+	my $faulty = new_node('faulty', conf => "autovacuum = off\n");
+
+	$faulty->safe_psql('postgres', q{
 		CREATE EXTENSION idempotency;
 		CREATE TABLE effect (key text, step text);
 		CREATE TABLE undone (key text, step text);
@@ -248,7 +250,7 @@ SKIP:
 		END $$;
 		SELECT idempotency.configure('saga', backoff_base => '1 ms', backoff_cap => '1 ms', max_attempts => 1000);
 	});
-	use_test_library($node, 'faults');
+	use_test_library($faulty);
 	foreach my $point (qw(saga.after_step saga.before_begin saga.after_begin saga.before_handler saga.after_handler saga.before_settle saga.after_settle))
 	{
 		foreach my $action (qw(error fatal))
@@ -258,10 +260,10 @@ SKIP:
 				my ($sql) = @_;
 				my ($out, $err) = ('', '');
 
-				$node->psql('faults', "SET idempotency.fault = '$point:$action'; $sql", stdout => \$out, stderr => \$err, on_error_die => 0, on_error_stop => 1);
+				$faulty->psql('postgres', "SET idempotency.fault = '$point:$action'; $sql", stdout => \$out, stderr => \$err, on_error_die => 0, on_error_stop => 1);
 				return $err =~ /ERROR|FATAL/ ? 0 : 1;
 			};
-			my $fence = $node->safe_psql('faults', "SELECT fence FROM idempotency.claim('saga', '$key', lease => '1 minute')");
+			my $fence = $faulty->safe_psql('postgres', "SELECT fence FROM idempotency.claim('saga', '$key', lease => '1 minute')");
 			my @calls = (
 				"BEGIN; SELECT idempotency.compensate_with('saga', '$key', $fence, 's1', 'undo(text,jsonb)'); INSERT INTO effect VALUES ('$key', 's1'); COMMIT",
 				"SELECT idempotency.compensate('saga', '$key', $fence, 'test')",
@@ -271,19 +273,20 @@ SKIP:
 			{
 				next if $try->($call);
 				(my $rest = $call) =~ s/^/SELECT 1; /;
-				$node->safe_psql('faults', $rest);
+				$faulty->safe_psql('postgres', $rest);
 			}
 			foreach my $again (1 .. 200)
 			{
-				last if $node->safe_psql('faults', "SELECT state = 'compensated' FROM idempotency.sagas WHERE key = '$key'") eq 't';
-				$node->safe_psql('faults', 'SELECT * FROM idempotency.run_compensations(1)');
+				last if $faulty->safe_psql('postgres', "SELECT state = 'compensated' FROM idempotency.sagas WHERE key = '$key'") eq 't';
+				$faulty->safe_psql('postgres', 'SELECT * FROM idempotency.run_compensations(1)');
 				sleep(0.01);
 			}
-			is($node->safe_psql('faults', "SELECT (SELECT state FROM idempotency.sagas WHERE key = '$key') || ' ' || (SELECT count(*) FROM effect WHERE key = '$key')
+			is($faulty->safe_psql('postgres', "SELECT (SELECT state FROM idempotency.sagas WHERE key = '$key') || ' ' || (SELECT count(*) FROM effect WHERE key = '$key')
 				|| ' ' || (SELECT count(*) FROM undone WHERE key = '$key')"), 'compensated 0 1', "$key: undone once");
 		}
 	}
-	is($node->safe_psql('faults', 'SELECT count(*) FROM idempotency.verify()'), 0, 'verify() finds nothing');
+	is($faulty->safe_psql('postgres', 'SELECT count(*) FROM idempotency.verify()'), 0, 'verify() finds nothing');
+	$faulty->stop;
 }
 
 #----------------------------------------------------------------------
