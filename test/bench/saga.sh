@@ -5,6 +5,18 @@
 #		that succeeds beside the same steps as checkpoints, compensations by one
 #		helper, and what the duty costs where there are no sagas.
 
+# Milliseconds of CPU time that the worker takes in ten seconds.
+saga_idle()
+{
+	local pid before after
+	sleep 2
+	pid=$(psql_bench -c "SELECT pid FROM idempotency.workers() WHERE pid IS NOT NULL" | head -n 1)
+	before=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
+	sleep 10
+	after=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
+	echo $(((after - before) * 1000 / $(getconf CLK_TCK) + 1))
+}
+
 bench_saga()
 {
 	local i what saga='' checkpoint='' first last
@@ -42,6 +54,13 @@ bench_saga()
 				PERFORM idempotency.compensate('saga', 'u' || i, f, 'no');
 			END LOOP;
 		END $$;
+		CREATE PROCEDURE bench.saga_run(first int, n int) LANGUAGE plpgsql AS $$
+		BEGIN
+			FOR i IN first .. first + n - 1 LOOP
+				PERFORM idempotency.compensate_with('saga', 'r' || i, fence, 'step', args => 'args')
+				FROM idempotency.claim('saga', 'r' || i, lease => '1 hour');
+			END LOOP;
+		END $$;
 	SQL
 	first=1
 	for i in 1 2 3 4 5; do
@@ -57,9 +76,17 @@ bench_saga()
 	row "three steps: a saga / checkpoints, us per saga" "$(echo "$saga" | tr ' ' '\n' | grep . | sort -n | sed -n 3p)" \
 		"$(echo "$checkpoint" | tr ' ' '\n' | grep . | sort -n | sed -n 3p)" us "<= 1.3"
 	say "saga: compensations of one helper"
+	preload_library
+	restart_with idempotency
 	psql_bench -c "CALL bench.saga_undo(1, 1000)" >/dev/null
-	psql_bench -c "SELECT 1" >/dev/null
 	until [ "$(psql_bench -c "SELECT count(*) FROM bench.undone")" = 3000 ]; do sleep 0.1; done
-	row "compensations a second, one helper / 1" \
-		"$(psql_bench -c "SELECT 2990 / extract(epoch FROM max(settled_at) - min(settled_at)) FROM idempotency.saga_steps WHERE key ~ '^u'")" 1 "/s" "reported"
+	row "compensations a second, by one helper" \
+		"$(psql_bench -c "SELECT 2999 / extract(epoch FROM max(settled_at) - min(settled_at)) FROM idempotency.saga_steps WHERE key ~ '^u'")" 1 "/s" "reported"
+	say "saga: what an idle worker takes, without sagas and with 10000 that run"
+	psql_bench -c "DELETE FROM idempotency.saga_step" -c "DELETE FROM idempotency.saga_run" -c "VACUUM idempotency.saga_run"
+	first=$(saga_idle)
+	psql_bench -c "CALL bench.saga_run(1, 10000)" >/dev/null
+	last=$(saga_idle)
+	row "idle worker: 10000 running sagas / none" "$last" "$first" ms "reported"
+	restart_with ''
 }
