@@ -11,10 +11,10 @@ saga_idle()
 	local pid before after
 	sleep 2
 	pid=$(psql_bench -c "SELECT pid FROM idempotency.workers() WHERE pid IS NOT NULL" | head -n 1)
-	before=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
+	before=$(cut -d' ' -f1 "/proc/$pid/schedstat")
 	sleep 10
-	after=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
-	echo $(((after - before) * 1000 / $(getconf CLK_TCK) + 1))
+	after=$(cut -d' ' -f1 "/proc/$pid/schedstat")
+	awk -v ns=$((after - before)) 'BEGIN { print ns / 1e6 }'
 }
 
 bench_saga()

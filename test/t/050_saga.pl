@@ -286,6 +286,32 @@ SKIP:
 		}
 	}
 	is($faulty->safe_psql('postgres', 'SELECT count(*) FROM idempotency.verify()'), 0, 'verify() finds nothing');
+
+	# a key whose saga isn't over outlives its retention, and every rotation
+	$faulty->safe_psql('postgres', q{
+		SELECT idempotency.configure('short', retention => '1 min', max_lease => '1 min');
+		SELECT idempotency.compensate_with('short', key, c.fence, 's1') FROM (VALUES ('undone'), ('failed'), ('forever')) AS k(key),
+			LATERAL idempotency.claim('short', key, lease => '1 min') AS c;
+		SELECT idempotency.finish('short', 'other', 'x') FROM idempotency.claim('short', 'other');
+		SELECT idempotency.compensate('short', key, fence) FROM idempotency.activity WHERE scope = 'short' AND key <> 'forever';
+		SELECT idempotency.settle_compensation('short', n.key, n.step, n.fence, false, 'no', false) FROM idempotency.next_compensation('short') AS n;
+	});
+	my $truncated = 0;
+	foreach my $hours (1 .. 20)
+	{
+		my $later = 'SET idempotency.clock_offset = ' . $hours * 3600;
+
+		$truncated += $faulty->safe_psql('postgres', "$later; SELECT count(*) FROM idempotency.maintain() WHERE result = 'truncated'");
+		is($faulty->safe_psql('postgres', "$later; SELECT string_agg(outcome || ' ' || reason, ', ') FROM (VALUES ('undone'), ('failed'), ('forever')) AS k(key),
+			LATERAL idempotency.claim('short', key, lease => '1 s')"), join(', ', ('in_progress compensating') x 3), "after $hours hours nobody executes it");
+	}
+	cmp_ok($truncated, '>', 1, "though $truncated tables were truncated");
+	is($faulty->safe_psql('postgres', q{SET idempotency.clock_offset = 72000; SELECT reason FROM idempotency.sagas WHERE key = 'forever'}), 'abandoned', 'what nobody resumed is undone');
+	is($faulty->safe_psql('postgres', q{SET idempotency.clock_offset = 72000;
+		SELECT outcome FROM idempotency.next_compensation('short') AS n, LATERAL idempotency.settle_compensation('short', n.key, n.step, n.fence)}), 'compensated', 'and it can still be undone');
+	is($faulty->safe_psql('postgres', q{SET idempotency.clock_offset = 72000;
+		SELECT count(*) FROM (VALUES ('undone'), ('failed'), ('forever')) AS k(key), LATERAL idempotency.claim('short', key, lease => '1 s') WHERE failed}), 1, 'and has failed then');
+	is($faulty->safe_psql('postgres', 'SELECT count(*) FROM idempotency.verify()'), 0, 'verify() finds nothing');
 	$faulty->stop;
 }
 
