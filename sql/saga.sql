@@ -47,10 +47,10 @@ ROLLBACK TO s;
 SELECT count(*) FROM idempotency.steps('saga', 'a');
 COMMIT;
 -- a resumed attempt finds them, and its fence counts
-UPDATE idempotency.key_day_0 SET lease_until = now() WHERE key = 'a';
-UPDATE idempotency.key_day_1 SET lease_until = now() WHERE key = 'a';
-UPDATE idempotency.key_day_2 SET lease_until = now() WHERE key = 'a';
-UPDATE idempotency.key_day_3 SET lease_until = now() WHERE key = 'a';
+UPDATE idempotency.key_day_0 SET lease_until = now() WHERE scope = 'saga' AND key = 'a';
+UPDATE idempotency.key_day_1 SET lease_until = now() WHERE scope = 'saga' AND key = 'a';
+UPDATE idempotency.key_day_2 SET lease_until = now() WHERE scope = 'saga' AND key = 'a';
+UPDATE idempotency.key_day_3 SET lease_until = now() WHERE scope = 'saga' AND key = 'a';
 SELECT outcome FROM idempotency.claim('saga', 'a');
 SELECT outcome, attempt, fence > :f AS rises, fence AS g FROM idempotency.claim('saga', 'a', lease => '1 minute') \gset
 SELECT :'outcome' AS outcome, :attempt AS attempt, :'rises' AS rises;
@@ -136,8 +136,8 @@ SELECT ordinal, outcome, reason FROM idempotency.claim_many('saga', '{c}');
 SELECT idempotency.once('saga', 'c');
 SELECT outcome, reason FROM idempotency.peek('saga', 'c');
 SELECT outcome, reason FROM idempotency.await('saga', 'c', '10 ms');
-SELECT state, expired FROM idempotency.keys WHERE key = 'c';
-SELECT count(*) FROM idempotency.activity WHERE key = 'c';
+SELECT state, expired FROM idempotency.keys WHERE scope = 'saga' AND key = 'c';
+SELECT count(*) FROM idempotency.activity WHERE scope = 'saga' AND key = 'c';
 SELECT count(*) FROM idempotency.abandoned('saga') WHERE key = 'c';
 SELECT count(*) FROM idempotency.take_abandoned('saga', 10);
 SELECT idempotency.heartbeat('saga', 'c', :f);
@@ -264,13 +264,13 @@ DO $$
 DECLARE
 	t text;
 BEGIN
-	FOR t IN SELECT DISTINCT segment FROM idempotency.keys WHERE key IN ('t2', 't3') LOOP
+	FOR t IN SELECT DISTINCT segment FROM idempotency.keys WHERE scope = 'saga' AND key IN ('t2', 't3') LOOP
 		EXECUTE format('UPDATE idempotency.%I SET lease_until = now() - interval ''2 s'',
-			expires_at = now() - interval ''1 s'' WHERE key IN (''t2'', ''t3'')', t);
+			expires_at = now() - interval ''1 s'' WHERE scope = ''saga'' AND key IN (''t2'', ''t3'')', t);
 	END LOOP;
 	UPDATE idempotency.saga_run SET due_at = now() WHERE key = 't2';
 END $$;
-SELECT key, state, expired FROM idempotency.keys WHERE key IN ('t2', 't3') ORDER BY key;
+SELECT key, state, expired FROM idempotency.keys WHERE scope = 'saga' AND key IN ('t2', 't3') ORDER BY key;
 SELECT outcome, attempt FROM idempotency.claim('saga', 't3', lease => '1 minute');
 SELECT duty, object, result FROM idempotency.maintain() WHERE duty = 'sagas';
 SELECT key, state, reason FROM idempotency.sagas WHERE key IN ('t2', 't3') ORDER BY key;
