@@ -28,16 +28,17 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
 	merkle merkle_test module newkey notable note operator outbox outbox_admin outbox_policy outbox_read \
 	outbox_relay outbox_rotate outbox_table policy proof prune recorder refusal response ring roster \
-	run seal settle shmem span span_show standby stats stats_file stats_show store store_open tag \
-	tag_invalidate tally token trace tree tree_read trigger txn verify verify_checkpoint verify_entries verify_external verify_key \
-	verify_keys verify_rows verify_tables verify_tree watch watermark worker
+	run saga saga_client saga_compensate saga_duty saga_handler saga_helper saga_table seal settle \
+	shmem span span_show standby stats stats_file stats_show store store_open tag tag_invalidate \
+	tally token trace tree tree_read trigger txn verify verify_checkpoint verify_entries \
+	verify_external verify_key verify_keys verify_rows verify_tables verify_tree watch watermark worker
 OBJS = $(SUBJECTS:%=src/%.o)
 
 # the parts of the install script, in the order in which they must run
 SQL_PARTS = header policy store fence ledger token tag canonical merkle identifier claim settle lease \
 	operator batch run \
 	lookup trigger maintain stats breaker note worker \
-	inbox outbox health verify spans seeing audit report
+	inbox outbox saga health verify spans seeing audit report
 SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(SCRIPT)
 DOCS = README.md
@@ -49,11 +50,11 @@ DOCS = README.md
 # the first of them, in a database of their own
 REGRESS = install identity canonical merkle derive token response lease takeover operator claim \
 	settle policy batch run trigger lookup maintain stats ledger verify \
-	inbox outbox seeing security
+	inbox outbox saga seeing security
 REGRESS_OPTS = --encoding=UTF8
 
 # what needs servers of its own; "make test" starts them
-SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox outbox
+SPECS = race savepoint levels wait batch policy trigger lease takeover ledger control seal invalidate inbox outbox saga
 
 #------------------------------------------------------------------------
 # compiling

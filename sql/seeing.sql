@@ -61,7 +61,7 @@ RESET ROLE;
 SELECT clock_timestamp() AS ended \gset
 SELECT idempotency.once('seeing.caller', 'k3', principal => 'alice');
 SELECT decision, scope, of_principal, key, by_role FROM idempotency.caller_history('regress_idempotency_caller');
-SELECT key FROM idempotency.caller_history(principal => 'alice');
+SELECT key FROM idempotency.caller_history(principal => 'alice', "from" => :'began');
 SELECT key FROM idempotency.caller_history("from" => :'began', "to" => :'ended');
 SELECT key FROM idempotency.caller_history('regress_idempotency_caller', "to" => :'began');
 SELECT count(*) FROM idempotency.caller_history('regress_idempotency_caller', application => 'another');

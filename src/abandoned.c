@@ -99,7 +99,7 @@ abandoned_visit(const Identity *identity, const KeyRow *row, bool own,
 	AbandonedList *list = arg;
 	Abandoned  *item;
 
-	if (row->state != KEY_RUNNING || row->expires_at <= list->now ||
+	if (row->state != KEY_RUNNING || keyrow_is_expired(row, list->now) ||
 		(row->lease_until > list->now && row->lease_until <= list->latest))
 		return;
 	if (list->n == list->allocated)
@@ -265,7 +265,7 @@ abandoned_take(ClaimRequest *claim, const Policy *policy, Store *store,
 		store_probe(store, &claim->identity, now, &probe);
 		claim_cap_lease(policy, store, &claim->identity, &probe, now);
 		if (probe.result == PROBE_ROW && probe.row.state == KEY_RUNNING &&
-			probe.row.expires_at > now)
+			!keyrow_is_expired(&probe.row, now))
 			taken = !claim_decide(claim, policy, &probe, now, &answer);
 	}
 	if (taken && !claim_admit(claim, policy, store, &probe, now, &answer))

@@ -213,7 +213,9 @@ static void
 answer_raise_in_progress(const Answer *answer, const char *scope,
 						 int scope_len)
 {
-	bool		own = answer->reason != NULL;
+	bool		own = answer->reason &&
+		strcmp(answer->reason, "own_transaction") == 0;
+	bool		undone = answer->reason != NULL && !own;
 
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_IN_PROGRESS),
@@ -221,6 +223,8 @@ answer_raise_in_progress(const Answer *answer, const char *scope,
 					scope_len, scope),
 			 own ?
 			 errdetail("This transaction has claimed the key and has not settled it.") :
+			 undone ?
+			 errdetail("What was done is being undone.") :
 			 answer_errdetail(answer),
 			 own ? errhint("Call finish(), fail() or release() first.") :
 			 errhint("Retry with the same key; the answer will be the stored one, or yours to execute.")));

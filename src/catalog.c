@@ -96,7 +96,14 @@ static const char *const catalog_relation_names[CATALOG_RELATIONS] = {
 	[CATALOG_OUTBOX_PKEY] = "outbox_0_pkey", "outbox_1_pkey",
 	"outbox_2_pkey", "outbox_3_pkey",
 	[CATALOG_OUTBOX_ID] = "outbox_0_id", "outbox_1_id", "outbox_2_id",
-	"outbox_3_id"
+	"outbox_3_id",
+	[CATALOG_SAGA_RUN] = "saga_run",
+	[CATALOG_SAGA_RUN_PKEY] = "saga_run_pkey",
+	[CATALOG_SAGA_RUN_DUE] = "saga_run_due",
+	[CATALOG_SAGA_STEP] = "saga_step",
+	[CATALOG_SAGA_STEP_PKEY] = "saga_step_pkey",
+	[CATALOG_SAGA_CHILD] = "saga_child",
+	[CATALOG_SAGA_CHILD_PKEY] = "saga_child_pkey"
 };
 
 static ResultDesc result_descs[RESULT_DESCS];

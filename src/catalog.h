@@ -55,6 +55,13 @@ typedef enum CatalogRelation
 	CATALOG_OUTBOX_PKEY = CATALOG_OUTBOX + OUTBOX_SLOTS,
 	CATALOG_OUTBOX_ID = CATALOG_OUTBOX_PKEY + OUTBOX_SLOTS,
 	CATALOG_OUTBOX_LAST = CATALOG_OUTBOX_ID + OUTBOX_SLOTS - 1,
+	CATALOG_SAGA_RUN,
+	CATALOG_SAGA_RUN_PKEY,
+	CATALOG_SAGA_RUN_DUE,
+	CATALOG_SAGA_STEP,
+	CATALOG_SAGA_STEP_PKEY,
+	CATALOG_SAGA_CHILD,
+	CATALOG_SAGA_CHILD_PKEY,
 	CATALOG_RELATIONS
 } CatalogRelation;
 
@@ -81,6 +88,7 @@ extern void catalog_check_writable(const char *command);
 extern void catalog_require_columns(Relation rel, int n);
 extern void catalog_require_indexed(Relation heap, CatalogRelation index,
 									const char *column, const char *use);
+extern void catalog_require_heap(Relation heap, int indexes, const char *use);
 extern void catalog_require_ledger(Relation heap);
 extern void catalog_require_outbox(Relation heap, int slot);
 extern void catalog_require_plain(Relation heap, Segment segment);

@@ -245,3 +245,22 @@ catalog_require_outbox(Relation heap, int slot)
 	if (obstacle)
 		catalog_refuse(heap, "keep events", obstacle);
 }
+
+/*
+ * Likewise for a table with so many indexes, which are written as a catalog's
+ * are.  Raises 55000.
+ */
+void
+catalog_require_heap(Relation heap, int indexes, const char *use)
+{
+	const char *obstacle = catalog_obstacle(heap);
+	List	   *list = RelationGetIndexList(heap);
+
+	if (obstacle == NULL && heap->trigdesc != NULL)
+		obstacle = "It has a trigger or a foreign key.";
+	if (obstacle == NULL && list_length(list) != indexes)
+		obstacle = "It lacks one of its indexes, or has another.";
+	list_free(list);
+	if (obstacle)
+		catalog_refuse(heap, use, obstacle);
+}

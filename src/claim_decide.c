@@ -18,7 +18,9 @@
 #include "utils/guc.h"
 
 #include "claim.h"
+#include "errors.h"
 #include "fence.h"
+#include "guc.h"
 #include "response.h"
 #include "txn.h"
 
@@ -56,7 +58,7 @@ claim_decide_succeeded(const ClaimRequest *claim, const Policy *policy,
 		return true;
 	}
 	response_view(policy, &identity, &row, now, &view);
-	if (view.again)
+	if (view.again && !row.saga)
 		return false;
 	if (!view.shown)
 		row.response = NULL;
@@ -78,6 +80,20 @@ claim_is_owner(const ClaimRequest *claim, const KeyRow *row)
 {
 	return claim->has_owner && row->has_owner &&
 		digest_equal(claim->owner, row->owner);
+}
+
+/*
+ * What was done is being undone, or is about to be: whoever comes has to wait
+ * for the outcome.
+ */
+static bool
+claim_decide_compensating(const Probe *probe, TimestampTz now, Answer *answer)
+{
+	answer_running(answer, &probe->row, now);
+	answer->lease_until = NO_TIME;
+	answer->retry_after_ms = guc_busy_retry_after;
+	answer->reason = "compensating";
+	return true;
 }
 
 /*
@@ -107,6 +123,9 @@ claim_decide_running(const ClaimRequest *claim, const Policy *policy,
 		answer->retry_after_ms = -1;
 		return true;
 	}
+	if (row->saga && (row->attempt >= policy->max_attempts ||
+					  policy->on_lease_expiry == LEASE_FORGET))
+		return claim_decide_compensating(probe, now, answer);
 	if (row->attempt >= policy->max_attempts)
 	{
 		answer_from_row(answer, OUTCOME_EXHAUSTED, row);
@@ -136,9 +155,9 @@ claim_counts(const Policy *policy, const Probe *probe, TimestampTz now)
 {
 	if (probe->result == PROBE_NONE)
 		return false;
-	if (probe->row.expires_at <= now && !probe->own)
+	if (keyrow_is_expired(&probe->row, now) && !probe->own)
 		return false;
-	return policy->on_lease_expiry != LEASE_FORGET ||
+	return probe->row.saga || policy->on_lease_expiry != LEASE_FORGET ||
 		!claim_lease_is_over(&probe->row, now);
 }
 
@@ -176,6 +195,8 @@ claim_decide(const ClaimRequest *claim, const Policy *policy,
 			return true;
 		case KEY_RETRY:
 			return claim_decide_retry(probe, now, answer);
+		case KEY_COMPENSATING:
+			return claim_decide_compensating(probe, now, answer);
 	}
 	elog(ERROR, "stored key has unknown state %d", (int) probe->row.state);
 }
@@ -224,6 +245,7 @@ claim_keep(const KeyRow *before, KeyRow *row)
 	row->attempt = before->attempt + 1;
 	row->event_no = before->event_no;
 	claim_keep_request(before, row);
+	row->saga = before->saga;
 	row->recovery_point = before->recovery_point;
 	if (before->saved_state)
 		row->saved_state = before->saved_state;
@@ -266,6 +288,12 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 {
 	bool		follows = claim_follows(policy, probe, now);
 
+	if (follows && probe->row.saga && !claim->has_lease)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("a claim that resumes a saga needs a lease, in scope \"%.*s\"",
+						claim->identity.scope_len, claim->identity.scope),
+				 errhint("Pass lease => '30 s', as the attempt before did.")));
 	if (claim_is_late(policy, probe, now))
 		stats_late(claim->slot, Max(now - probe->row.expires_at, 0));
 	memset(row, 0, sizeof(*row));
@@ -299,7 +327,8 @@ claim_new_row(const ClaimRequest *claim, const Policy *policy,
 	}
 	decision_number_row(policy, row);
 	answer_granted(answer, row,
-				   follows && probe->row.state == KEY_RUNNING);
+				   follows && (probe->row.state == KEY_RUNNING ||
+							   probe->row.saga));
 	/* otherwise it is kept until the claim is settled */
 	if (row->finished_at != NO_TIME)
 		keyrow_clear_progress(row);

@@ -95,22 +95,24 @@ configure_duration(text *value)
 																 Int32GetDatum(-1))));
 }
 
-/* Set how long a settled key is remembered.  Raises ID400. */
+/* Set a duration that may be infinite.  Raises ID400. */
 static void
-configure_retention(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
+configure_long(FunctionCallInfo fcinfo, int arg, const char *name,
+			   PolicyRow *row, int column)
 {
-	int64		retention;
+	int64		value;
 
 	if (PG_ARGISNULL(arg))
 		return;
-	retention = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (retention != RETENTION_FOREVER &&
-		(retention < RETENTION_MIN || retention > RETENTION_MAX))
+	value = configure_duration(PG_GETARG_TEXT_PP(arg));
+	if (value != RETENTION_FOREVER &&
+		(value < RETENTION_MIN || value > RETENTION_MAX))
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("retention must be between 1 second and 60 days, or 'infinity'"),
+				 errmsg("%s must be between 1 second and 60 days, or 'infinity'",
+						name),
 				 errhint("A number without a unit is read as seconds.")));
-	configure_set(row, POLICY_RETENTION, Int64GetDatum(retention));
+	configure_set(row, column, Int64GetDatum(value));
 }
 
 /* Set how long a claim waits for another transaction.  Raises ID400. */
@@ -329,24 +331,6 @@ configure_record(text *scope, Datum shown)
 					 psprintf("{\"policy\": %s}", text_to_cstring(json)));
 }
 
-/* Set for how long a response is shown.  Raises ID400. */
-static void
-configure_response_retention(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
-{
-	int64		retention;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	retention = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (retention != RETENTION_FOREVER &&
-		(retention < RETENTION_MIN || retention > RETENTION_MAX))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("response_retention must be between 1 second and 60 days, or 'infinity'"),
-				 errhint("A number without a unit is read as seconds.")));
-	configure_set(row, POLICY_RESPONSE_RETENTION, Int64GetDatum(retention));
-}
-
 /* Set a "char" column from the name of one of two values.  Raises ID400. */
 static void
 configure_choice(FunctionCallInfo fcinfo, int arg, const char *name,
@@ -367,11 +351,12 @@ configure_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 							   second_value));
 }
 
-/* Take over what was said of responses and tokens.  Raises ID400. */
+/* Take over what was said of responses, tokens and sagas.  Raises ID400. */
 static void
 configure_response(FunctionCallInfo fcinfo, PolicyRow *row)
 {
-	configure_response_retention(fcinfo, 29, row);
+	configure_long(fcinfo, 29, "response_retention", row,
+				   POLICY_RESPONSE_RETENTION);
 	configure_boolean(fcinfo, 30, row, POLICY_STORE_RESPONSE);
 	configure_integer(fcinfo, 31, "response_version", 0, PG_INT32_MAX, row,
 					  POLICY_RESPONSE_VERSION);
@@ -381,13 +366,17 @@ configure_response(FunctionCallInfo fcinfo, PolicyRow *row)
 					 INVALIDATED_EXECUTE, "acknowledge",
 					 INVALIDATED_ACKNOWLEDGE, row, POLICY_ON_INVALIDATED);
 	configure_boolean(fcinfo, 34, row, POLICY_REQUIRE_TOKEN);
+	configure_long(fcinfo, 35, "saga_deadline", row, POLICY_SAGA_DEADLINE);
+	configure_choice(fcinfo, 36, "after_compensation", "fail",
+					 COMPENSATED_FAILS, "execute", COMPENSATED_EXECUTES, row,
+					 POLICY_AFTER_COMPENSATION);
 }
 
 /* Take over the arguments that were given.  Raises ID400, 42501. */
 static void
 configure_arguments(FunctionCallInfo fcinfo, PolicyRow *row)
 {
-	configure_retention(fcinfo, 1, row);
+	configure_long(fcinfo, 1, "retention", row, POLICY_RETENTION);
 	configure_wait(fcinfo, 2, row);
 	configure_unfinished(fcinfo, 3, row);
 	configure_boolean(fcinfo, 4, row, POLICY_REQUIRE_REQUEST);
@@ -564,7 +553,8 @@ configure_raise_retention(text *scope, int64 retention)
  *			 limit_interval interval, audit text, audit_payloads boolean,
  *			 response_retention text, store_response boolean,
  *			 response_version bigint, on_stale_version text,
- *			 on_invalidated text, require_token boolean) returns record
+ *			 on_invalidated text, require_token boolean,
+ *			 saga_deadline text, after_compensation text) returns record
  */
 Datum
 idempotency_configure(PG_FUNCTION_ARGS)

@@ -131,6 +131,8 @@ enum
 	SHOW_ON_STALE_VERSION,
 	SHOW_ON_INVALIDATED,
 	SHOW_REQUIRE_TOKEN,
+	SHOW_SAGA_DEADLINE,
+	SHOW_AFTER_COMPENSATION,
 	SHOW_RING,
 	SHOW_COLUMNS
 };
@@ -154,7 +156,7 @@ configure_show_restraint(const Restraint *restraint, Datum *values)
 		configure_duration_text(restraint->limit_interval);
 }
 
-/* The columns of responses and tokens. */
+/* The columns of responses, tokens and sagas. */
 static void
 configure_show_response(const Policy *policy, Datum *values)
 {
@@ -169,6 +171,11 @@ configure_show_response(const Policy *policy, Datum *values)
 		CStringGetTextDatum(policy->on_invalidated == INVALIDATED_EXECUTE ?
 							"execute" : "acknowledge");
 	values[SHOW_REQUIRE_TOKEN] = BoolGetDatum(policy->require_token);
+	values[SHOW_SAGA_DEADLINE] =
+		configure_duration_text(policy->saga_deadline);
+	values[SHOW_AFTER_COMPENSATION] =
+		CStringGetTextDatum(policy->after_compensation == COMPENSATED_EXECUTES ?
+							"execute" : "fail");
 }
 
 /* The result row: the effective policy of a scope. */

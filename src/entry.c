@@ -98,7 +98,15 @@ static const char *const decision_names[ENTRY_DECISIONS] = {
 	[ENTRY_SKIPPED] = "skipped",
 	[ENTRY_POSITIONED] = "positioned",
 	[ENTRY_REDELIVERED] = "redelivered",
-	[ENTRY_DEAD] = "dead"
+	[ENTRY_DEAD] = "dead",
+	[ENTRY_STEP] = "step",
+	[ENTRY_STEP_DONE] = "step_done",
+	[ENTRY_COMPENSATING] = "compensating",
+	[ENTRY_COMPENSATING_STEP] = "compensating_step",
+	[ENTRY_COMPENSATED_STEP] = "compensated_step",
+	[ENTRY_COMPENSATION_RETRY] = "compensation_retry",
+	[ENTRY_COMPENSATION_FAILED] = "compensation_failed",
+	[ENTRY_COMPENSATED] = "compensated"
 };
 
 /* a text, to be hashed */
@@ -240,7 +248,8 @@ entry_decision_find(const text *name)
 bool
 entry_changes_state(EntryDecision decision)
 {
-	return decision <= ENTRY_ERASED;
+	return decision <= ENTRY_ERASED ||
+		(decision >= ENTRY_STEP && decision <= ENTRY_COMPENSATED);
 }
 
 /* How many columns the table has. */

@@ -48,10 +48,18 @@ typedef enum EntryDecision
 	ENTRY_SKIPPED,				/* events that a consumer missed were given up */
 	ENTRY_POSITIONED,			/* a consumer goes on elsewhere in a stream */
 	ENTRY_REDELIVERED,			/* an event may be processed once more */
-	ENTRY_DEAD					/* an event is given up */
+	ENTRY_DEAD,					/* an event is given up */
+	ENTRY_STEP,					/* a saga's step: how to undo it is known */
+	ENTRY_STEP_DONE,			/* ... it is known to be done */
+	ENTRY_COMPENSATING,			/* what was done is going to be undone */
+	ENTRY_COMPENSATING_STEP,	/* an attempt to undo a step began */
+	ENTRY_COMPENSATED_STEP,		/* a step was undone */
+	ENTRY_COMPENSATION_RETRY,	/* an attempt failed, and is going to be repeated */
+	ENTRY_COMPENSATION_FAILED,	/* ... as often as the policy allows */
+	ENTRY_COMPENSATED			/* all steps were undone */
 } EntryDecision;
 
-#define ENTRY_DECISIONS (ENTRY_DEAD + 1)
+#define ENTRY_DECISIONS (ENTRY_COMPENSATED + 1)
 
 /* columns of a digest, in an entry */
 typedef enum EntryDigest

@@ -68,7 +68,15 @@ static const char *const explain_summaries[ENTRY_DECISIONS] = {
 	[ENTRY_MISMATCH] = "the same key with another request was refused",
 	[ENTRY_EXPIRED] = "refused, because it was sent before what is remembered",
 	[ENTRY_REPLAYED] = "a duplicate got the stored response",
-	[ENTRY_ABORTED] = "an attempt was rolled back, and left no effect"
+	[ENTRY_ABORTED] = "an attempt was rolled back, and left no effect",
+	[ENTRY_STEP] = "a step was registered, with how to undo it",
+	[ENTRY_STEP_DONE] = "a step was marked as done",
+	[ENTRY_COMPENSATING] = "its steps are going to be undone, the last one first",
+	[ENTRY_COMPENSATING_STEP] = "an attempt to undo a step began",
+	[ENTRY_COMPENSATED_STEP] = "a step was undone",
+	[ENTRY_COMPENSATION_RETRY] = "an attempt to undo a step failed, and is going to be repeated",
+	[ENTRY_COMPENSATION_FAILED] = "a step could not be undone; an operator has to see to it",
+	[ENTRY_COMPENSATED] = "all its steps were undone"
 };
 
 /* Set a nullable bytea of a fixed length. */

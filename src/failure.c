@@ -21,7 +21,7 @@
  * to min(cap, base * 2^(n-1)), so that those who failed together don't return
  * together.  (M. Brooker, "Exponential Backoff and Jitter", AWS, 2015.)
  */
-static int64
+int64
 failure_backoff(const Policy *policy, int32 attempt)
 {
 	int64		ceiling = policy->backoff_base;
@@ -32,8 +32,16 @@ failure_backoff(const Policy *policy, int32 attempt)
 	return (int64) (pg_prng_double(&pg_global_prng_state) * ceiling);
 }
 
+/* Is there no further attempt after this failure? */
+bool
+failure_is_final(const Policy *policy, const Failure *failure,
+				 const KeyRow *row)
+{
+	return !failure->retryable || row->attempt >= policy->max_attempts;
+}
+
 /* Say what has become of a row. */
-static void
+void
 failure_answer(const KeyRow *row, TimestampTz now, FailureAnswer *answer)
 {
 	answer->attempt = row->attempt;
@@ -43,6 +51,8 @@ failure_answer(const KeyRow *row, TimestampTz now, FailureAnswer *answer)
 		answer->outcome = "retry_later";
 		answer->retry_after_ms = answer_ms(row->retry_at - now);
 	}
+	else if (row->state == KEY_COMPENSATING)
+		answer->outcome = "compensating";
 	else
 		answer->outcome = row->state == KEY_FAILED ? "failed" : "exhausted";
 }
@@ -92,10 +102,12 @@ failure_repeats(const KeyRow *row, const Failure *failure, TimestampTz now,
 				FailureAnswer *answer)
 {
 	if (row->state != KEY_FAILED && row->state != KEY_RETRY &&
-		row->state != KEY_EXHAUSTED)
+		row->state != KEY_EXHAUSTED && row->state != KEY_COMPENSATING)
 		return false;
-	if ((row->state != KEY_FAILED) != failure->retryable ||
-		!keyrow_same_text(row->error, failure->error))
+	if (row->state != KEY_COMPENSATING &&
+		(row->state != KEY_FAILED) != failure->retryable)
+		return false;
+	if (!keyrow_same_text(row->error, failure->error))
 		return false;
 	failure_answer(row, now, answer);
 	return true;

@@ -33,6 +33,11 @@ typedef struct FailureAnswer
 	int64		retry_after_ms; /* negative: none */
 } FailureAnswer;
 
+extern int64 failure_backoff(const Policy *policy, int32 attempt);
+extern bool failure_is_final(const Policy *policy, const Failure *failure,
+							 const KeyRow *row);
+extern void failure_answer(const KeyRow *row, TimestampTz now,
+						   FailureAnswer *answer);
 extern void failure_apply(const Policy *policy, const Failure *failure,
 						  TimestampTz now, int64 retention, KeyRow *row,
 						  FailureAnswer *answer);

@@ -22,23 +22,32 @@
 #include "trace.h"
 #include "txn.h"
 
+KeySaga		key_saga;
+
 /*
- * Lock the key and look it up.  What has expired counts as nothing; the row of
- * another running transaction is PROBE_BUSY.  Raises ID403, and what
- * store_probe() does.
+ * Lock the key and look it up, on nobody's behalf: whether the role may use the
+ * scope isn't asked.  What has expired counts as nothing; the row of another
+ * running transaction is PROBE_BUSY.  Raises what store_probe() does.
  */
 void
-key_open(OpenKey *key, Identity *identity)
+key_open_trusted(OpenKey *key, Identity *identity)
 {
 	key->identity = identity;
 	policy_lock();
 	policy_get(identity->scope, identity->scope_len, &key->policy);
-	policy_check_role(&key->policy, identity->scope, identity->scope_len);
 	store_open_locked(&key->store, &key->policy, identity, &key->now);
 	store_probe(&key->store, identity, key->now, &key->probe);
 	if (key->probe.result == PROBE_ROW && !key->probe.own &&
-		key->probe.row.expires_at <= key->now)
+		keyrow_is_expired(&key->probe.row, key->now))
 		key->probe.result = PROBE_NONE;
+}
+
+/* The same on the current role's behalf.  Raises also ID403. */
+void
+key_open(OpenKey *key, Identity *identity)
+{
+	key_open_trusted(key, identity);
+	policy_check_role(&key->policy, identity->scope, identity->scope_len);
 }
 
 /*

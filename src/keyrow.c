@@ -45,7 +45,8 @@ enum
 	KEY_RESPONSE_VERSION,
 	KEY_TAG_GENERATION,
 	KEY_WITHHELD,
-	KEY_COLUMNS = KEY_WITHHELD
+	KEY_SAGA,
+	KEY_COLUMNS = KEY_SAGA
 };
 
 /* space for a short text or bytea datum built on the stack */
@@ -157,6 +158,8 @@ keyrow_form(TupleDesc desc, Identity *identity, const KeyRow *row)
 	keyrow_set_text(values, isnull, KEY_RECOVERY_POINT, row->recovery_point);
 	keyrow_set_text(values, isnull, KEY_SAVED_STATE, row->saved_state);
 	keyrow_set_response(values, isnull, row);
+	values[KEY_SAGA - 1] = BoolGetDatum(true);
+	isnull[KEY_SAGA - 1] = !row->saga;
 
 	return heap_form_tuple(desc, values, isnull);
 }
@@ -251,6 +254,7 @@ keyrow_deform(TupleDesc desc, HeapTuple tuple, KeyRow *row,
 		DatumGetInt64(values[KEY_TAG_GENERATION - 1]);
 	row->withheld = isnull[KEY_WITHHELD - 1] ? WITHHELD_NOTHING :
 		(Withheld) DatumGetChar(values[KEY_WITHHELD - 1]);
+	row->saga = !isnull[KEY_SAGA - 1] && DatumGetBool(values[KEY_SAGA - 1]);
 }
 
 /*

@@ -24,7 +24,8 @@ typedef enum KeyState
 								 * effect's */
 	KEY_FAILED = 'f',			/* finally, with an error to be replayed */
 	KEY_RETRY = 'r',			/* failed, may be tried again from retry_at on */
-	KEY_EXHAUSTED = 'x'			/* failed as often as the policy allows */
+	KEY_EXHAUSTED = 'x',		/* failed as often as the policy allows */
+	KEY_COMPENSATING = 'c'		/* what its attempts did is being undone */
 } KeyState;
 
 /* why a row that has succeeded is without its response, in "char" withheld */
@@ -68,7 +69,16 @@ typedef struct KeyRow
 	int32		response_version;	/* of the policy that stored the response */
 	int64		tag_generation; /* of the tag, as the finish has seen it */
 	Withheld	withheld;
+	bool		saga;			/* it has one that isn't over: it counts until
+								 * that is, whatever expires_at says */
 } KeyRow;
+
+/* Does the row no longer count? */
+static inline bool
+keyrow_is_expired(const KeyRow *row, TimestampTz now)
+{
+	return row->expires_at <= now && !row->saga;
+}
 
 extern void keyrow_check_table(Relation heap);
 extern HeapTuple keyrow_form(TupleDesc desc, Identity *identity,

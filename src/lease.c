@@ -56,7 +56,7 @@ lease_fence_matches(const KeyRow *row, int64 fence)
 }
 
 /* Raises ID412: the caller is not, or no longer, the holder. */
-static void
+void
 lease_refuse(const OpenKey *key)
 {
 	const KeyRow *row = &key->probe.row;
@@ -77,6 +77,8 @@ lease_refuse(const OpenKey *key)
 					key->identity->scope_len, key->identity->scope),
 			 row->state == KEY_RUNNING ?
 			 errdetail("Another attempt holds it.") :
+			 row->state == KEY_COMPENSATING ?
+			 errdetail("What its attempts did is being undone.") :
 			 errdetail("It has been settled."),
 			 errhint("Undo what this attempt did, or stop; do not settle the operation.")));
 }
@@ -85,7 +87,7 @@ lease_refuse(const OpenKey *key)
  * Open the key of a claim that carries this fence, be it running or settled.
  * Raises ID403, ID404, ID412.
  */
-static void
+void
 lease_open(OpenKey *key, Identity *identity, int64 fence)
 {
 	key_open_wait(key, identity);
@@ -97,7 +99,7 @@ lease_open(OpenKey *key, Identity *identity, int64 fence)
 }
 
 /* Open the key of a claim that is running, and carries this fence. */
-static void
+void
 lease_open_running(OpenKey *key, Identity *identity, int64 fence)
 {
 	lease_open(key, identity, fence);
@@ -194,6 +196,8 @@ lease_delete(OpenKey *key, KeyRow *row, EntryDecision decision,
 static void
 lease_refuse_change(const OpenKey *key)
 {
+	if (key->probe.row.state == KEY_COMPENSATING)
+		lease_refuse(key);
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEM_FENCE_LOST),
 			 errmsg("the claim has been settled differently before, in scope \"%.*s\"",
@@ -223,6 +227,8 @@ lease_finish(Identity *identity, int64 fence, text *response, int64 asked,
 		row.state = KEY_SUCCEEDED;
 		response_store(&key.policy, identity, &row, response, tag);
 		row.error = NULL;
+		if (row.saga)
+			key_saga.finished(&key, &row);
 		lease_settle(&key, &row, key.now, retention);
 	}
 	else if (row.state != KEY_SUCCEEDED ||
@@ -249,6 +255,14 @@ lease_fail(Identity *identity, int64 fence, const Failure *failure,
 	{
 		if (!failure_repeats(&row, failure, key.now, answer))
 			lease_refuse_change(&key);
+	}
+	else if (row.saga && failure_is_final(&key.policy, failure, &row))
+	{
+		key_saga.failed(&key, &row,
+						failure->retryable ? "exhausted" : "failed",
+						failure->error);
+		lease_count(&key, STATS_FAILED);
+		failure_answer(&row, key.now, answer);
 	}
 	else if (!failure->retryable && !key.policy.store_failures)
 	{
@@ -290,7 +304,7 @@ lease_release(Identity *identity, int64 fence)
 	}
 	if (row.state != KEY_RUNNING || !lease_fence_matches(&row, fence))
 		lease_refuse(&key);
-	if (row.attempt == 1)
+	if (row.attempt == 1 && !row.saga)
 		lease_delete(&key, &row, ENTRY_RELEASED, STATS_RELEASED);
 	else
 	{

@@ -10,7 +10,11 @@
 
 #include "failure.h"
 #include "identity.h"
+#include "key.h"
 
+extern void lease_open(OpenKey *key, Identity *identity, int64 fence);
+extern void lease_open_running(OpenKey *key, Identity *identity, int64 fence);
+extern void lease_refuse(const OpenKey *key);
 extern TimestampTz lease_finish(Identity *identity, int64 fence,
 								text *response, int64 asked, text *tag);
 extern void lease_fail(Identity *identity, int64 fence,

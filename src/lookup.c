@@ -114,7 +114,8 @@ lookup_answer(Lookup *lookup, const Policy *policy, Probe *probe,
 	TxnClaim   *note = probe->own ? txn_find(&probe->found) : NULL;
 	Outcome		outcome = OUTCOME_REPLAY;
 
-	if (probe->row.state == KEY_RUNNING)
+	if (probe->row.state == KEY_RUNNING ||
+		probe->row.state == KEY_COMPENSATING)
 	{
 		lookup_running(lookup, policy, probe, now);
 		return;
@@ -169,7 +170,7 @@ lookup_key(Identity *identity, Snapshot snapshot, Lookup *lookup)
 		claim_answer_busy(&lookup->answer);
 	}
 	else if (probe.result == PROBE_ROW &&
-			 (probe.own || probe.row.expires_at > now))
+			 (probe.own || !keyrow_is_expired(&probe.row, now)))
 		lookup_answer(lookup, &policy, &probe, now);
 	store_close(&store);
 	policy_unlock();

@@ -6,7 +6,8 @@
  * Expiry itself needs nobody: expires_at decides when a key is read.  Two
  * duties free space, and both may come late, be interrupted, or run twice:
  *
- * rotate	A segment whose epoch is over is truncated whole.  The lock is only
+ * rotate	A segment whose epoch is over is truncated whole, after the keys have
+ *			left it that don't expire, because of their sagas.  The lock is only
  *			tried for, never queued for, so no claim ever waits behind it.
  * clean	A segment that wasn't truncated in time holds leftovers among the
  *			rows of its new epoch; key_permanent can hold rows that a finish
@@ -54,6 +55,7 @@
 #include "keyrow.h"
 #include "maintain.h"
 #include "ring.h"
+#include "saga.h"
 #include "txn.h"
 
 COMPAT_FUNCTION_INFO(idempotency_maintain);
@@ -219,6 +221,11 @@ maintain_rotate(int segment)
 	bytes = maintain_size(segment);
 	if (bytes == 0)
 		return;
+	if (!saga_leave(segment))
+	{
+		duty_report(segment_name(segment), "busy", 0);
+		return;
+	}
 	rel = maintain_open_to_change(segment, AccessExclusiveLock);
 	if (rel == NULL)
 		return;
@@ -252,7 +259,7 @@ maintain_delete(Relation rel, HeapTuple tuple, TimestampTz deletable)
 	bool		deleted;
 
 	keyrow_deform(RelationGetDescr(rel), tuple, &row, &identity);
-	if (row.expires_at > deletable)
+	if (!keyrow_is_expired(&row, deletable))
 		return false;
 	if (!identity_trylock(identity_id(&identity)))
 		return false;

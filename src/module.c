@@ -29,6 +29,7 @@
 #include "recorder.h"
 #include "refusal.h"
 #include "roster.h"
+#include "saga.h"
 #include "seal.h"
 #include "shmem.h"
 #include "span.h"
@@ -68,6 +69,7 @@ _PG_init(void)
 	notable_init();
 	tally_init();
 	roster_init();
+	saga_init();
 	maintain_init();
 	recorder_init();
 	seal_init();

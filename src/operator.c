@@ -91,6 +91,12 @@ operator_forget(Identity *identity, const int64 *fence, const text *reason)
 	if (forgotten)
 	{
 		operator_refuse_running(&key, note, "forgotten");
+		if (key.probe.result == PROBE_ROW && key.probe.row.saga)
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_IN_PROGRESS),
+					 errmsg("a key whose saga is not over cannot be forgotten, in scope \"%.*s\"",
+							identity->scope_len, identity->scope),
+					 errhint("resolve() it, or have its steps undone, first.")));
 		decision_number_row(&key.policy, &key.probe.row);
 		key_delete(&key);
 		(void) decision_key(&key.policy, identity, ENTRY_FORGOTTEN,
@@ -173,6 +179,34 @@ operator_resolved(KeyState state, const text *reason)
 }
 
 /*
+ * Resolve a key that has a saga: what was done is undone if it has failed, and
+ * stays if it has succeeded; if it was being undone, no more of that is done.
+ * Returns true if the row is written.  Raises ID400, ID409.
+ */
+static bool
+operator_resolve_saga(OpenKey *key, KeyRow *row, KeyState state,
+					  text *response)
+{
+	if (row->state == KEY_COMPENSATING)
+	{
+		if (state == KEY_RETRY)
+			ereport(ERROR,
+					(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+					 errmsg("what is being undone cannot be resolved as 'retry'"),
+					 errhint("retry_compensation() tries once more to undo it.")));
+		key_saga.resolved(key, row);
+	}
+	else if (state == KEY_FAILED)
+	{
+		key_saga.failed(key, row, "resolved", response);
+		return true;
+	}
+	else if (state == KEY_SUCCEEDED)
+		key_saga.finished(key, row);
+	return false;
+}
+
+/*
  * Settle a claim that its holder didn't: response is the response, or the
  * error.  Raises ID403, ID404, ID409, ID412, ID413.
  */
@@ -189,7 +223,7 @@ operator_resolve(Identity *identity, KeyState state, text *response,
 	operator_refuse_running(&key, txn_find(identity), "resolved");
 	row = key.probe.row;
 	if (row.state != KEY_RUNNING && row.state != KEY_EXHAUSTED &&
-		row.state != KEY_RETRY)
+		row.state != KEY_RETRY && row.state != KEY_COMPENSATING)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_FENCE_LOST),
 				 errmsg("a settled claim cannot be resolved, in scope \"%.*s\"",
@@ -202,6 +236,11 @@ operator_resolve(Identity *identity, KeyState state, text *response,
 		policy_check_size("error", (struct varlena *) response,
 						  ERROR_MAX_BYTES);
 
+	if (row.saga && operator_resolve_saga(&key, &row, state, response))
+	{
+		key_close(&key);
+		return;
+	}
 	keyrow_end_lease(&row);
 	row.state = state;
 	row.finished_at = key.now;

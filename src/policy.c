@@ -70,6 +70,8 @@ static const Policy policy_builtin = {
 	.store_response = true,
 	.on_stale_version = STALE_REPLAY,
 	.on_invalidated = INVALIDATED_EXECUTE,
+	.saga_deadline = RETENTION_FOREVER,
+	.after_compensation = COMPENSATED_FAILS,
 	.kept_until = {DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN, DT_NOBEGIN}
 };
 
@@ -209,6 +211,9 @@ policy_apply(Policy *policy, Datum *values, bool *isnull)
 	POLICY_SET(POLICY_AUDIT, policy->audit, (Audit) DatumGetChar);
 	POLICY_SET(POLICY_AUDIT_PAYLOADS, policy->audit_payloads, DatumGetBool);
 	policy_apply_response(policy, values, isnull);
+	POLICY_SET(POLICY_SAGA_DEADLINE, policy->saga_deadline, DatumGetInt64);
+	POLICY_SET(POLICY_AFTER_COMPENSATION, policy->after_compensation,
+			   (AfterCompensation) DatumGetChar);
 	if (!isnull[POLICY_ALLOWED_ROLE - 1])
 		policy_apply_role(policy, values[POLICY_ALLOWED_ROLE - 1]);
 	if (!isnull[POLICY_EXCLUDE - 1])

@@ -46,6 +46,13 @@ typedef enum Invalidated
 	INVALIDATED_ACKNOWLEDGE = 'a'	/* it is told that it was done */
 } Invalidated;
 
+/* what becomes of a key when its saga has been undone */
+typedef enum AfterCompensation
+{
+	COMPENSATED_FAILS = 'f',	/* it has failed for good */
+	COMPENSATED_EXECUTES = 'e'	/* the next claim executes it anew */
+} AfterCompensation;
+
 /* how a scope is protected from too much; a number of 0 switches it off */
 typedef struct Restraint
 {
@@ -92,6 +99,8 @@ typedef struct Policy
 	StaleVersion on_stale_version;
 	Invalidated on_invalidated;
 	bool		require_token;
+	int64		saga_deadline;	/* or RETENTION_FOREVER: none */
+	AfterCompensation after_compensation;
 	Oid			allowed_role;	/* InvalidOid: no restriction */
 	bool		role_is_missing;	/* restricted to a role that isn't there */
 	CanonicalPaths *exclude;	/* cached: only until the next policy_get() */

@@ -215,7 +215,8 @@ erase_row(OpenKey *key)
 	if (key->probe.result == PROBE_NONE)
 		return false;
 	if (key->probe.result == PROBE_BUSY || key->probe.own ||
-		row->state == KEY_RUNNING || row->state == KEY_RETRY)
+		row->state == KEY_RUNNING || row->state == KEY_RETRY ||
+		row->state == KEY_COMPENSATING)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_IN_PROGRESS),
 				 errmsg("the data of a claim that is not settled and committed cannot be erased, in scope \"%.*s\"",

@@ -59,7 +59,15 @@ key_state_after(EntryDecision decision)
 		case ENTRY_CLAIMED:
 		case ENTRY_TAKEOVER:
 		case ENTRY_CHECKPOINT:
+		case ENTRY_STEP:
+		case ENTRY_STEP_DONE:
 			return KEY_RUNNING;
+		case ENTRY_COMPENSATING:
+		case ENTRY_COMPENSATING_STEP:
+		case ENTRY_COMPENSATED_STEP:
+		case ENTRY_COMPENSATION_RETRY:
+		case ENTRY_COMPENSATION_FAILED:
+			return KEY_COMPENSATING;
 		case ENTRY_FAILED:
 			return KEY_FAILED;
 		case ENTRY_RETRY:
@@ -242,6 +250,8 @@ key_state_suits(const KeyRow *row, EntryDecision decision)
 	if (decision == ENTRY_RESOLVED)
 		return row->state == KEY_SUCCEEDED || row->state == KEY_FAILED ||
 			row->state == KEY_RETRY;
+	if (decision == ENTRY_COMPENSATED)
+		return row->state == KEY_FAILED || row->state == KEY_RETRY;
 	if (decision == ENTRY_ERASED)
 		return row->withheld == WITHHELD_ERASED && (row->state == KEY_SUCCEEDED ||
 			   row->state == KEY_FAILED || row->state == KEY_EXHAUSTED);

@@ -222,7 +222,7 @@ keys_put_row(VerifyKeys *keys, Segment segment, HeapTuple tuple,
 		return;
 	}
 	keyrow_deform(RelationGetDescr(heap), tuple, &row, &identity);
-	if (row.expires_at <= now)
+	if (keyrow_is_expired(&row, now))
 		return;
 	id = identity.id;
 	identity.has_id = false;

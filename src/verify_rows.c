@@ -68,7 +68,7 @@ static const VerifyColumn key_shape[] = {
 	{TEXTOID, false}, {TEXTOID, false}, {TIMESTAMPTZOID, false},
 	{INT8OID, false}, {BYTEAOID, false}, {TEXTOID, false}, {TEXTOID, false},
 	{TEXTOID, false}, {TEXTOID, false}, {INT4OID, false}, {INT8OID, false},
-	{CHAROID, false}
+	{CHAROID, false}, {BOOLOID, false}
 };
 
 static const struct

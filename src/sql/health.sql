@@ -135,13 +135,28 @@ FROM (
 	SELECT 'outbox_lost', 'critical', r.relay, r.lost_upto, r.position, NULL
 	FROM idempotency.relays AS r
 	WHERE r.lost_upto OPERATOR(pg_catalog.>) r.position
+	UNION ALL
+	SELECT 'compensation_failed', 'critical', s.scope, pg_catalog.count(*), 0,
+		pg_catalog.min(s.changed_at)
+	FROM idempotency.sagas AS s
+	WHERE s.state OPERATOR(pg_catalog.=) 'compensation_failed'
+	GROUP BY s.scope
+	UNION ALL
+	SELECT 'compensation_late', 'warning', s.scope,
+		EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(s.due_at))::pg_catalog.float8,
+		60, pg_catalog.min(s.due_at)
+	FROM idempotency.sagas AS s
+	WHERE s.state OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'compensating'])
+		AND s.due_at OPERATOR(pg_catalog.<)
+			(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval)
+	GROUP BY s.scope
 ) AS a(name, severity, scope, value, threshold, since);
 COMMENT ON VIEW idempotency.alerts IS
 	'what needs somebody''s attention, now; empty if nothing does';
 COMMENT ON COLUMN idempotency.alerts.scope IS
 	'the scope; of rotation_late, the table; of outbox_lag and outbox_lost, the relay; NULL where it is about all';
 COMMENT ON COLUMN idempotency.alerts.value IS
-	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired, lease_expiring, indeterminate: claims; mismatches, late_duplicates: claims in the last five minutes; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events; outbox_lag: age in seconds of the oldest event that a relay has not acknowledged; outbox_lost: position up to which events were removed before a relay had read them';
+	'worker_absent: 1; rotation_late: seconds since the table''s keys have expired; duplicate_rate: part of duplicates; breaker_open: openings; leases_expired, lease_expiring, indeterminate: claims; mismatches, late_duplicates: claims in the last five minutes; seal_late: seconds since the oldest entry was decided that is not sealed; witness_late: seconds since a checkpoint was witnessed, if one ever was; notes_dropped: notes since the server was started, if any in the last hour; gap_old: seconds since the oldest gap in a stream was seen; dead_events: events; outbox_lag: age in seconds of the oldest event that a relay has not acknowledged; outbox_lost: position up to which events were removed before a relay had read them; compensation_failed: sagas; compensation_late: seconds since something was due that a saga waits for';
 COMMENT ON COLUMN idempotency.alerts.since IS
 	'when it began, where that is known; of lease_expiring, when the first lease will be over';
 COMMENT ON COLUMN idempotency.alerts.runbook IS

@@ -37,6 +37,8 @@ CREATE TABLE idempotency.scope_policy (
 	on_stale_version pg_catalog."char",
 	on_invalidated pg_catalog."char",
 	require_token pg_catalog.bool,
+	saga_deadline_usec pg_catalog.int8,
+	after_compensation pg_catalog."char",
 	kept_short_until pg_catalog.timestamptz,
 	kept_day_until pg_catalog.timestamptz,
 	kept_week_until pg_catalog.timestamptz,
@@ -87,6 +89,8 @@ CREATE FUNCTION idempotency.configure(
 	on_stale_version pg_catalog.text DEFAULT NULL,
 	on_invalidated pg_catalog.text DEFAULT NULL,
 	require_token pg_catalog.bool DEFAULT NULL,
+	saga_deadline pg_catalog.text DEFAULT NULL,
+	after_compensation pg_catalog.text DEFAULT NULL,
 	OUT scope pg_catalog.text,
 	OUT retention pg_catalog.text,
 	OUT wait pg_catalog.text,
@@ -122,6 +126,8 @@ CREATE FUNCTION idempotency.configure(
 	OUT on_stale_version pg_catalog.text,
 	OUT on_invalidated pg_catalog.text,
 	OUT require_token pg_catalog.bool,
+	OUT saga_deadline pg_catalog.text,
+	OUT after_compensation pg_catalog.text,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_configure';
@@ -167,6 +173,8 @@ CREATE FUNCTION idempotency.policy(
 	OUT on_stale_version pg_catalog.text,
 	OUT on_invalidated pg_catalog.text,
 	OUT require_token pg_catalog.bool,
+	OUT saga_deadline pg_catalog.text,
+	OUT after_compensation pg_catalog.text,
 	OUT ring pg_catalog.text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'idempotency_policy';

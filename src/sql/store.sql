@@ -3,7 +3,9 @@
 -- to use one that was given a trigger, a second index or the like.
 --
 -- state: l = running (leased), s = succeeded, f = failed for good, r = failed and
--- may be retried from retry_at on, x = failed as often as the policy allows.
+-- may be retried from retry_at on, x = failed as often as the policy allows, c = what
+-- its attempts did is being undone.  saga: it has one that isn't over, and counts
+-- until that is, whatever expires_at says.
 -- The columns from lease_until to saved_state are those of leased claims.
 -- response_version: of the policy when the response was stored; tag_generation:
 -- of the tag, as the finish has seen it; withheld: why a settled row has no
@@ -35,6 +37,7 @@ CREATE TABLE idempotency.key_short_0 (
 	response_version pg_catalog.int4,
 	tag_generation pg_catalog.int8,
 	withheld pg_catalog."char",
+	saga pg_catalog.bool,
 	CONSTRAINT key_short_0_pkey PRIMARY KEY (id)
 );
 CREATE TABLE idempotency.key_short_1 (
@@ -236,13 +239,13 @@ BEGIN
 	SELECT pg_catalog.string_agg(pg_catalog.format(
 			'SELECT %1$L::pg_catalog.text AS segment, k.scope, k.principal, k.key, '
 			'k.state, k.attempt, k.claimed_at, k.finished_at, k.retry_at, '
-			'k.lease_until, k.expires_at, k.fence, k.tag, k.fingerprint, '
+			'k.lease_until, k.expires_at, k.fence, k.tag, k.fingerprint, k.saga, '
 			'pg_catalog.octet_length(k.response) AS response_bytes '
 			'FROM idempotency.%1$I AS k', c.relname),
 			' UNION ALL ' ORDER BY c.relname),
 		pg_catalog.string_agg(pg_catalog.format(
 			'SELECT k.scope, k.principal, k.key, k.role, k.application, k.attempt, '
-			'k.claimed_at, k.lease_until, k.recovery_point, k.fence, k.expires_at '
+			'k.claimed_at, k.lease_until, k.recovery_point, k.fence, k.expires_at, k.saga '
 			'FROM idempotency.%I AS k '
 			'WHERE k.state OPERATOR(pg_catalog.=) ''l''::pg_catalog."char"',
 			c.relname), ' UNION ALL ' ORDER BY c.relname)
@@ -261,9 +264,10 @@ BEGIN
 		'WHEN ''f''::pg_catalog."char" THEN ''failed'' '
 		'WHEN ''r''::pg_catalog."char" THEN ''retry'' '
 		'WHEN ''x''::pg_catalog."char" THEN ''exhausted'' '
+		'WHEN ''c''::pg_catalog."char" THEN ''compensating'' '
 		'END AS state, '
 		'k.attempt, k.claimed_at, k.finished_at, k.retry_at, k.lease_until, k.expires_at, '
-		'k.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() AS expired, '
+		'k.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() AND k.saga IS NULL AS expired, '
 		'k.fence, k.tag, k.fingerprint, k.response_bytes, k.segment '
 		'FROM (' OPERATOR(pg_catalog.||) all_keys OPERATOR(pg_catalog.||) ') AS k';
 
@@ -275,13 +279,13 @@ BEGIN
 		'::pg_catalog.int8 AS lease_left_ms, '
 		'k.recovery_point, k.fence '
 		'FROM (' OPERATOR(pg_catalog.||) running OPERATOR(pg_catalog.||) ') AS k '
-		'WHERE k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()';
+		'WHERE k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() OR k.saga';
 END
 $$;
 COMMENT ON VIEW idempotency.keys IS
 	'every key that is stored, without requests, errors and responses';
 COMMENT ON COLUMN idempotency.keys.state IS
-	'running (leased); succeeded; failed (for good); retry (may be tried again from retry_at on); exhausted (no attempts left)';
+	'running (leased); succeeded; failed (for good); retry (may be tried again from retry_at on); exhausted (no attempts left); compensating (what its attempts did is being undone)';
 COMMENT ON COLUMN idempotency.keys.expired IS
 	'whether the key no longer counts; its space is freed by maintain()';
 COMMENT ON COLUMN idempotency.keys.fence IS

@@ -10,7 +10,7 @@
 # Environment: BENCH_ROUNDS (30), BENCH_KEYS, the keys of the growth test
 # (10000000), BENCH_EXPIRY_KEYS (1000000), BENCH_TAG_KEYS (1000000), BENCH_SECONDS of each pgbench round
 # (10) and of the hot key (30), BENCH_ONLY, a list of: calls preload bytes tps
-# leases hot expiry growth ledger tokens inbox outbox seeing.
+# leases hot expiry growth ledger tokens inbox outbox saga seeing.
 
 set -eu
 # shellcheck source=test/lib/server.sh
@@ -24,6 +24,8 @@ here=$top/test/bench
 . "$here/events_outbox.sh"
 # shellcheck source=test/bench/seeing.sh
 . "$here/seeing.sh"
+# shellcheck source=test/bench/saga.sh
+. "$here/saga.sh"
 
 rounds=${BENCH_ROUNDS:-30}
 growth_keys=${BENCH_KEYS:-10000000}
@@ -31,7 +33,7 @@ expiry_keys=${BENCH_EXPIRY_KEYS:-1000000}
 seconds=${BENCH_SECONDS:-10}
 hot_seconds=${BENCH_HOT_SECONDS:-30}
 tag_keys=${BENCH_TAG_KEYS:-1000000}
-only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox outbox seeing}
+only=${BENCH_ONLY:-calls preload bytes tps leases hot expiry growth ledger tokens inbox outbox saga seeing}
 
 # The middle one of five numbers.
 middle_of_five()
