@@ -221,6 +221,7 @@ saga_note_child(const Identity *parent, const SagaStep *step)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("a saga cannot be a step of itself")));
+	saga_child_lock(identity_id(&child));
 	if (!saga_child_find(identity_id(&child), &other))
 		saga_child_insert(identity_id(&child), identity_id(&own));
 	else if (memcmp(&other, identity_id(&own), UUID_LEN) != 0)

@@ -21,6 +21,7 @@ extern void saga_aim(SagaRun *run, const SagaStep *step, TimestampTz now);
 /* saga_handler.c */
 extern bool saga_attempt_lock(const pg_uuid_t *id);
 extern bool saga_attempt_is_dead(const pg_uuid_t *id);
+extern void saga_child_lock(const pg_uuid_t *child);
 extern bool saga_attempt_is_current(Identity *identity,
 									const SagaAttempt *attempt);
 extern const char *saga_role_trouble(Oid role);

@@ -39,17 +39,19 @@
 #include "saga.h"
 #include "saga_attempt.h"
 
-#define SAGA_LOCK_CLASS 0x1E	/* field 4 of the lock tag; see identity.c */
+/* field 4 of the lock tags; see identity.c */
+#define SAGA_LOCK_CLASS			0x1E
+#define SAGA_CHILD_LOCK_CLASS	0x1F
 
-/* The lock of an attempt to undo a step of this saga. */
+/* A lock of this class on a saga's id. */
 static void
-handler_locktag(LOCKTAG *tag, const pg_uuid_t *id)
+handler_locktag(LOCKTAG *tag, const pg_uuid_t *id, uint16 class)
 {
 	uint32		half[2];
 
 	memcpy(half, id->data, sizeof(half));
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, half[0], half[1],
-						 SAGA_LOCK_CLASS);
+						 class);
 }
 
 /*
@@ -61,7 +63,7 @@ saga_attempt_lock(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 
-	handler_locktag(&tag, id);
+	handler_locktag(&tag, id, SAGA_LOCK_CLASS);
 	return LockAcquire(&tag, ExclusiveLock, false, true) !=
 		LOCKACQUIRE_NOT_AVAIL;
 }
@@ -72,11 +74,24 @@ saga_attempt_is_dead(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 
-	handler_locktag(&tag, id);
+	handler_locktag(&tag, id, SAGA_LOCK_CLASS);
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	(void) LockRelease(&tag, ExclusiveLock, false);
 	return true;
+}
+
+/*
+ * Keep others from noting whose step a key is, until the transaction ends.
+ * Raises 55P03, 40P01.
+ */
+void
+saga_child_lock(const pg_uuid_t *child)
+{
+	LOCKTAG		tag;
+
+	handler_locktag(&tag, child, SAGA_CHILD_LOCK_CLASS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
 /* Is this still the attempt that is to undo the step? */
