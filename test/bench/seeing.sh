@@ -11,10 +11,10 @@ us_seeing()
 		sed -n 's/.*NOTICE: *//p'
 }
 
-# The median of eleven samples.
+# The third least of eleven samples: what others do meanwhile only adds.
 of_eleven()
 {
-	tr ' ' '\n' | grep . | sort -n | sed -n 6p
+	tr ' ' '\n' | grep . | sort -n | sed -n 3p
 }
 
 # By turns, on one server that preloads the library.
