@@ -55,13 +55,13 @@ GRANT USAGE ON SCHEMA idempotency TO regress_idempotency_caller;
 GRANT EXECUTE ON FUNCTION idempotency.once TO regress_idempotency_caller;
 SELECT clock_timestamp() AS began \gset
 SET ROLE regress_idempotency_caller;
-SELECT idempotency.once('seeing.caller', 'k1', principal => 'alice');
+SELECT idempotency.once('seeing.caller', 'k1', principal => 'seeing alice');
 SELECT idempotency.once('seeing.caller', 'k2', principal => 'bob');
 RESET ROLE;
 SELECT clock_timestamp() AS ended \gset
-SELECT idempotency.once('seeing.caller', 'k3', principal => 'alice');
+SELECT idempotency.once('seeing.caller', 'k3', principal => 'seeing alice');
 SELECT decision, scope, of_principal, key, by_role FROM idempotency.caller_history('regress_idempotency_caller');
-SELECT key FROM idempotency.caller_history(principal => 'alice', "from" => :'began');
+SELECT key FROM idempotency.caller_history(principal => 'seeing alice');
 SELECT key FROM idempotency.caller_history("from" => :'began', "to" => :'ended');
 SELECT key FROM idempotency.caller_history('regress_idempotency_caller', "to" => :'began');
 SELECT count(*) FROM idempotency.caller_history('regress_idempotency_caller', application => 'another');

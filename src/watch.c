@@ -48,6 +48,7 @@ static void
 watch_begin_span(Watch *watch)
 {
 	SpanParent	outer;
+	SpanParent	parent;
 	bool		has_outer = watch->outer && watch->outer->is_traced;
 	Span	   *span = &watch->span;
 
@@ -58,10 +59,11 @@ watch_begin_span(Watch *watch)
 		outer.has_span = true;
 		outer.is_remote = false;
 	}
-	memset(span, 0, sizeof(*span));
-	watch->is_traced = span_sample(has_outer ? &outer : NULL, &span->parent);
+	watch->is_traced = span_sample(has_outer ? &outer : NULL, &parent);
 	if (!watch->is_traced)
 		return;
+	memset(span, 0, sizeof(*span));
+	span->parent = parent;
 	span->function = watch->function;
 	span->started = (watch->began + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
 					 USECS_PER_DAY) * 1000;

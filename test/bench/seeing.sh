@@ -11,10 +11,10 @@ us_seeing()
 		sed -n 's/.*NOTICE: *//p'
 }
 
-# The median of eleven samples.
+# The third least of eleven samples: what others do meanwhile only adds.
 of_eleven()
 {
-	tr ' ' '\n' | grep . | sort -n | sed -n 6p
+	tr ' ' '\n' | grep . | sort -n | sed -n 3p
 }
 
 # By turns, on one server that preloads the library.
@@ -44,6 +44,7 @@ bench_seeing()
 		-c 'SELECT count(*) FROM idempotency.stats' -c 'SELECT count(*) FROM idempotency.stats' \
 		-c 'SELECT count(*) FROM idempotency.stats' | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tr '\n' ' ')
 	wait $clients
+	sed -i '/^idempotency.max_scopes/d' "$state/data/postgresql.conf"
 	row "view stats, 1000 scopes, 8 clients / 10 ms" "$(echo "$on" | tr " " "\n" | grep . | sort -n | sed -n 3p)" 10 ms "<= 1"
 	restart_with ''
 }
