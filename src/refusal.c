@@ -16,6 +16,7 @@
 #include "lib/stringinfo.h"
 #include "port/atomics.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/timestamp.h"
 
 #include "errors.h"
@@ -153,8 +154,10 @@ refusal_log(const Refusal *refusal)
 	if (refusal->function)
 		appendStringInfo(&line, " function=%s", refusal->function);
 	if (refusal->scope_len > 0)
-		appendStringInfo(&line, " scope=\"%.*s\"", refusal->scope_len,
-						 refusal->scope);
+	{
+		appendStringInfoString(&line, " scope=");
+		escape_json(&line, pnstrdup(refusal->scope, refusal->scope_len));
+	}
 	if (refusal->reason)
 		appendStringInfo(&line, " reason=%s", refusal->reason);
 	if (refusal->sqlstate != 0)
