@@ -80,6 +80,8 @@ lease_refuse(const OpenKey *key)
 			 row->state == KEY_COMPENSATING ?
 			 errdetail("What its attempts did is being undone.") :
 			 errdetail("It has been settled."),
+			 row->state == KEY_COMPENSATING ?
+			 errhint("Stop; the registered steps are undone without this attempt.") :
 			 errhint("Undo what this attempt did, or stop; do not settle the operation.")));
 }
 
