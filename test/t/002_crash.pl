@@ -71,10 +71,7 @@ foreach my $round (1 .. $others)
 	my $pid = $node->safe_psql('postgres',
 		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'
 			AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
-	kill 'KILL', $pid if $pid;
-	sleep(0.1);
-	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
-	  or die 'the server did not come back';
+	kill_backend($node, $pid) if $pid;
 	check_consistency("backend killed, $round");
 }
 # terminated: no crash, the claim goes with the transaction

@@ -235,9 +235,7 @@ foreach my $type ('worker', 'launcher')
 	my $victim = $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'idempotency $type' LIMIT 1");
 
-	kill 'KILL', $victim;
-	sleep(0.5);
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	kill_backend($node, $victim);
 	ok(becomes($node, 'running'), "after a kill -9 of the $type the workers come back");
 	ok(becomes($node, 'running', 'shop'), '... all of them');
 	is( $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $victim"),

@@ -111,6 +111,19 @@ sub check_seen
 #----------------------------------------------------------------------
 # each fault point, in each way
 #----------------------------------------------------------------------
+
+# Execute a statement with a fault, and wait for the server if that kills it.
+sub with_fault
+{
+	my ($fault, $statement) = @_;
+	my $out;
+
+	$node->psql('postgres', "SELECT pg_backend_pid(); SELECT idempotency.policy('*') IS NULL; SET idempotency.fault = '$fault'; $statement;",
+		stdout => \$out, on_error_die => 0);
+	kill_backend($node, $1) if $fault =~ /:kill$/ && $out =~ /^(\d+)$/m;
+	return;
+}
+
 foreach my $point (qw(outbox.before_position outbox.after_position outbox.before_insert outbox.after_write))
 {
 	foreach my $action (qw(error kill))
@@ -120,8 +133,7 @@ foreach my $point (qw(outbox.before_position outbox.after_position outbox.before
 		  ? q{WITH e AS (SELECT idempotency.emit('work', 'done', n::text, '9', event_id => 'given ' || n) AS id, n FROM (SELECT count(*) AS n FROM work) AS c)
 			INSERT INTO work (id, key, n) SELECT id, 9, n FROM e}
 		  : q{SELECT produce(0)};
-		$node->psql('postgres', "SELECT idempotency.policy('*'); SET idempotency.fault = '$point:$action'; $emit;", on_error_die => 0);
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'the server did not come back';
+		with_fault("$point:$action", $emit);
 		is(sql('SELECT count(*) FROM work'), $before, "$point:$action: nothing was committed");
 		sql($emit);
 	}
@@ -132,8 +144,7 @@ foreach my $point (qw(outbox.before_cursor outbox.after_cursor outbox.before_ack
 	foreach my $action (qw(error kill))
 	{
 		sql('SELECT produce(1) FROM generate_series(1, 3)');
-		$node->psql('postgres', "SELECT idempotency.policy('*'); SET idempotency.fault = '$point:$action'; CALL relay('faults');", on_error_die => 0);
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'the server did not come back';
+		with_fault("$point:$action", q{CALL relay('faults')});
 		check_seen('faults', "$point:$action");
 	}
 }
@@ -156,7 +167,19 @@ SELECT pg_sleep(0.1);
 COMMIT;
 };
 
-# Clients that come back after each crash, until told to stop.
+# Clients that come back after each crash, until told to stop, or until the test
+# has ended, however it ends.
+my $is_loop;
+my @loops;
+
+END
+{
+	my $status = $?;
+
+	kill 'TERM', @loops unless $is_loop;
+	$? = $status;
+}
+
 sub start_loop
 {
 	my ($sql, $pause) = @_;
@@ -164,6 +187,7 @@ sub start_loop
 
 	die 'could not fork' unless defined $pid;
 	return $pid if $pid;
+	$is_loop = 1;
 	$SIG{TERM} = sub { POSIX::_exit(0) };
 	while (1)
 	{
@@ -178,7 +202,7 @@ sub start_loop
 	}
 }
 
-my @loops = (
+@loops = (
 	(map { start_loop("SELECT produce($_);\nBEGIN; SELECT produce($_); ROLLBACK;", 0.01) } 0 .. 3),
 	start_loop($slow, 0.2),
 	start_loop("CALL relay('load');", 0.05),
@@ -197,15 +221,14 @@ foreach my $round (1 .. $kills)
 	{
 		my $pid = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'
 			AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
-		kill 'KILL', $pid if $pid;
-		sleep(0.1);
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'the server did not come back';
+		kill_backend($node, $pid) if $pid;
 	}
 	ok(sql('SELECT count(*) FROM work') > 0, "crash $round");
 }
 sleep(1.5);
 kill 'TERM', @loops;
 waitpid($_, 0) foreach @loops;
+@loops = ();
 sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
 note 'committed: ' . sql('SELECT count(*) FROM work') . ', read: ' . sql(q{SELECT count(*) FROM seen WHERE who = 'load'});
 check_seen('load', 'after the crashes');

@@ -34,6 +34,7 @@ our @EXPORT = qw(
   wait_pgbench
   duplicates
   try_start
+  kill_backend
   webhook_examples
   start_clients
   move_clients
@@ -223,6 +224,23 @@ sub try_start
 		sleep(0.1);
 	}
 	die 'could not start the server again';
+}
+
+# Kill a process of the server (SIGKILL), and wait until the server, which begins
+# anew because of that, is there again: not before it has noticed.
+sub kill_backend
+{
+	my ($node, $pid) = @_;
+	my $deadline = time() + 60;
+
+	kill 'KILL', $pid;
+	while (kill 0, $pid)
+	{
+		die "process $pid does not end" if time() > $deadline;
+		select(undef, undef, undef, 0.005);
+	}
+	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'the server did not come back';
+	return;
 }
 
 # Fetch @octokit/webhooks-examples, several hundred webhooks as GitHub sends them;
