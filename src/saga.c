@@ -40,6 +40,7 @@
 #include "lease.h"
 #include "saga.h"
 #include "saga_attempt.h"
+#include "watch.h"
 
 #define REASON_MAX_BYTES	1024
 
@@ -54,6 +55,7 @@ saga_identity(Identity *identity, FunctionCallInfo fcinfo, int principal)
 {
 	identity_make(identity, TEXT_ARGUMENT(0), TEXT_ARGUMENT(principal),
 				  TEXT_ARGUMENT(1));
+	watch_scope(identity->scope, identity->scope_len);
 }
 
 /* The fence, the third argument of a holder's call.  Raises ID400. */
@@ -364,13 +366,14 @@ saga_deadline_argument(FunctionCallInfo fcinfo, int arg)
  *				   deadline interval, child_scope text, child_key text,
  *				   child_principal text) returns integer
  */
-Datum
-idempotency_compensate_with(PG_FUNCTION_ARGS)
+static Datum
+compensate_with_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	SagaStep	step = {.state = STEP_REGISTERED};
 	int64		fence;
 	int64		deadline;
+	int32		number;
 
 	catalog_check_writable("compensate_with()");
 	saga_identity(&identity, fcinfo, 6);
@@ -386,15 +389,20 @@ idempotency_compensate_with(PG_FUNCTION_ARGS)
 										  step.args != NULL);
 	saga_child_arguments(fcinfo, &step);
 	deadline = saga_deadline_argument(fcinfo, 7);
-	PG_RETURN_INT32(saga_register(&identity, fence, &step, deadline));
+	number = saga_register(&identity, fence, &step, deadline);
+	watch_answer("registered", NULL, fence, 0);
+	PG_RETURN_INT32(number);
 }
+
+WATCH_FUNCTION(idempotency_compensate_with, STATS_COMPENSATE_WITH,
+			   compensate_with_call);
 
 /*
  * step_done(scope text, key text, fence bigint, step text, result text,
  *			 principal text) returns boolean
  */
-Datum
-idempotency_step_done(PG_FUNCTION_ARGS)
+static Datum
+step_done_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -435,8 +443,11 @@ idempotency_step_done(PG_FUNCTION_ARGS)
 					   saga_step_detail(step, NULL));
 	}
 	key_close(&key);
+	watch_answer("done", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
+
+WATCH_FUNCTION(idempotency_step_done, STATS_STEP_DONE, step_done_call);
 
 /* columns of steps(), counted from 0 */
 enum
@@ -525,8 +536,8 @@ idempotency_steps(PG_FUNCTION_ARGS)
  * compensate(scope text, key text, fence bigint, reason text,
  *			  principal text) returns boolean
  */
-Datum
-idempotency_compensate(PG_FUNCTION_ARGS)
+static Datum
+compensate_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	int64		fence;
@@ -547,5 +558,8 @@ idempotency_compensate(PG_FUNCTION_ARGS)
 			   saga_same((text *) store_detoast(row.error), reason)))
 		lease_refuse(&key);
 	key_close(&key);
+	watch_answer("compensating", NULL, fence, 0);
 	PG_RETURN_BOOL(true);
 }
+
+WATCH_FUNCTION(idempotency_compensate, STATS_COMPENSATE, compensate_call);

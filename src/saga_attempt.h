@@ -8,6 +8,8 @@
 #ifndef IDEMPOTENCY_SAGA_ATTEMPT_H
 #define IDEMPOTENCY_SAGA_ATTEMPT_H
 
+#include "nodes/execnodes.h"
+
 #include "saga.h"
 
 /* saga_compensate.c */
@@ -27,5 +29,8 @@ extern bool saga_attempt_is_current(Identity *identity,
 extern const char *saga_role_trouble(Oid role);
 extern text *saga_step_key(const SagaStep *step);
 extern void saga_handle(const SagaAttempt *attempt);
+extern void saga_watch_attempt(PGFunction function, SagaAttempt *attempt,
+							   ReturnSetInfo *report);
+extern SagaAttempt *saga_watched(FunctionCallInfo fcinfo);
 
 #endif							/* IDEMPOTENCY_SAGA_ATTEMPT_H */

@@ -33,6 +33,7 @@
 #include "saga.h"
 #include "saga_attempt.h"
 #include "txn.h"
+#include "watch.h"
 
 #define CLIENT_LOOKS		1000	/* sagas that one call looks at, at most */
 #define CLIENT_MAX			10000
@@ -100,8 +101,8 @@ client_put_next(ReturnSetInfo *result, const SagaAttempt *attempt)
 /*
  * next_compensation(scope text, lease interval) returns setof record
  */
-Datum
-idempotency_next_compensation(PG_FUNCTION_ARGS)
+static Datum
+next_compensation_call(PG_FUNCTION_ARGS)
 {
 	text	   *scope = TEXT_ARGUMENT(0);
 	int64		lease;
@@ -115,6 +116,7 @@ idempotency_next_compensation(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
 				 errmsg("scope must not be null")));
 	identity_check_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	watch_scope(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	lease = policy_lease_argument("lease", PG_ARGISNULL(1) ? NULL :
 								  PG_GETARG_INTERVAL_P(1));
 	InitMaterializedSRF(fcinfo, 0);
@@ -126,6 +128,7 @@ idempotency_next_compensation(PG_FUNCTION_ARGS)
 	policy_check_lease(&policy, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope),
 					   lease);
 	runs = saga_run_due(TODO_EXTERNAL, clock_now(), scope, CLIENT_LOOKS);
+	watch_answer("nothing", NULL, 0, 0);
 	foreach(cell, runs)
 	{
 		SagaAttempt attempt;
@@ -135,10 +138,14 @@ idempotency_next_compensation(PG_FUNCTION_ARGS)
 		if (!saga_take(&run->identity, lease, InvalidOid, &attempt))
 			continue;
 		client_put_next((ReturnSetInfo *) fcinfo->resultinfo, &attempt);
+		watch_answer("begun", NULL, attempt.step.fence, attempt.step.attempt);
 		break;
 	}
 	return (Datum) 0;
 }
+
+WATCH_FUNCTION(idempotency_next_compensation, STATS_NEXT_COMPENSATION,
+			   next_compensation_call);
 
 /* How the attempt ended, from the arguments behind the fence.  Raises ID400. */
 static void
@@ -167,8 +174,8 @@ client_result(FunctionCallInfo fcinfo, SagaResult *result)
  *					   success boolean, error text, retryable boolean,
  *					   retry_after_ms bigint, principal text) returns record
  */
-Datum
-idempotency_settle_compensation(PG_FUNCTION_ARGS)
+static Datum
+settle_compensation_call(PG_FUNCTION_ARGS)
 {
 	Identity	identity;
 	text	   *name = TEXT_ARGUMENT(2);
@@ -188,6 +195,7 @@ idempotency_settle_compensation(PG_FUNCTION_ARGS)
 	client_result(fcinfo, &result);
 	outcome = saga_settle(&identity, name, PG_GETARG_INT64(3), &result, false,
 						  &step);
+	watch_answer(outcome, NULL, step.fence, step.attempt);
 	values[0] = CStringGetTextDatum(outcome);
 	values[1] = Int32GetDatum(step.attempt);
 	isnull[2] = strcmp(outcome, "retry_later") != 0;
@@ -196,6 +204,9 @@ idempotency_settle_compensation(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(catalog_result_desc(fcinfo),
 													  values, isnull)));
 }
+
+WATCH_FUNCTION(idempotency_settle_compensation, STATS_SETTLE_COMPENSATION,
+			   settle_compensation_call);
 
 /* Return what has become of an attempt that this call has made. */
 static void
@@ -248,6 +259,7 @@ client_try(SagaAttempt *attempt)
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		watch_error(data->sqlerrcode);
 		error = cstring_to_text(data->message ? data->message : "");
 	}
 	PG_END_TRY();
@@ -256,24 +268,36 @@ client_try(SagaAttempt *attempt)
 	return error;
 }
 
+/* Make an attempt that was begun, for saga_watch_attempt(). */
+static Datum
+client_attempt(PG_FUNCTION_ARGS)
+{
+	SagaAttempt *attempt = saga_watched(fcinfo);
+	SagaResult	result = {.retryable = true,.retry_after_ms = -1};
+	SagaStep	step;
+	const char *outcome;
+
+	result.error = client_try(attempt);
+	result.success = result.error == NULL;
+	outcome = saga_settle(&attempt->run.identity, attempt->step.name,
+						  attempt->step.fence, &result, true, &step);
+	watch_answer(outcome, NULL, attempt->run.fence, attempt->step.attempt);
+	client_put_run((ReturnSetInfo *) fcinfo->resultinfo, attempt, outcome,
+				   result.error);
+	return (Datum) 0;
+}
+
 /* Undo one step whose handler is this role's; false if it isn't to be had. */
 static bool
 client_run_one(SagaRun *run, ReturnSetInfo *report)
 {
 	SagaAttempt attempt;
-	SagaResult	result = {.retryable = true,.retry_after_ms = -1};
-	SagaStep	step;
-	const char *outcome;
 
 	if (!saga_take(&run->identity, 0, GetUserId(), &attempt))
 		return false;
 	if (!saga_attempt_lock(identity_id(&run->identity)))
 		return false;
-	result.error = client_try(&attempt);
-	result.success = result.error == NULL;
-	outcome = saga_settle(&run->identity, attempt.step.name,
-						  attempt.step.fence, &result, true, &step);
-	client_put_run(report, &attempt, outcome, result.error);
+	saga_watch_attempt(client_attempt, &attempt, report);
 	return true;
 }
 

@@ -38,6 +38,7 @@
 #include "incarnation.h"
 #include "saga.h"
 #include "saga_attempt.h"
+#include "watch.h"
 
 /* field 4 of the lock tags; see identity.c */
 #define SAGA_LOCK_CLASS			0x1E
@@ -195,12 +196,9 @@ handler_context(const SagaAttempt *attempt)
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
-/*
- * Execute the step's handler as the current role.  Raises what it raises, and
- * 42883 if there is none any more.
- */
-void
-saga_handle(const SagaAttempt *attempt)
+/* saga_handle(), without the clock. */
+static void
+handler_execute(const SagaAttempt *attempt)
 {
 	Oid			types[] = {TEXTOID, JSONBOID};
 	Datum		values[2];
@@ -231,4 +229,59 @@ saga_handle(const SagaAttempt *attempt)
 	SPI_finish();
 	AtEOXact_GUC(false, nesting);
 	FAULT_POINT("saga.after_handler");
+}
+
+/*
+ * Execute the step's handler as the current role.  Raises what it raises, and
+ * 42883 if there is none any more.
+ */
+void
+saga_handle(const SagaAttempt *attempt)
+{
+	int64		paused = watch_pause();
+	int64		step = trace_begin();
+
+	PG_TRY();
+	{
+		handler_execute(attempt);
+	}
+	PG_FINALLY();
+	{
+		trace_end(TRACE_HANDLER, step);
+		watch_resume(paused);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Have an attempt be made and settled, as a call that is watched: of a process
+ * that nobody calls, or one of several in a call.  The function's argument is
+ * the attempt, where it returns rows is "report".
+ */
+void
+saga_watch_attempt(PGFunction function, SagaAttempt *attempt,
+				   ReturnSetInfo *report)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL,
+							 (fmNodePtr) report);
+	fcinfo->args[0].value = PointerGetDatum(attempt);
+	fcinfo->args[0].isnull = false;
+	(void) watch_call(fcinfo, STATS_COMPENSATION, function);
+}
+
+/*
+ * The attempt that such a call is about.  Its span has the fence of the claim,
+ * as the spans have by which the steps were registered.
+ */
+SagaAttempt *
+saga_watched(FunctionCallInfo fcinfo)
+{
+	SagaAttempt *attempt = (SagaAttempt *) PG_GETARG_POINTER(0);
+	const Identity *identity = &attempt->run.identity;
+
+	watch_scope(identity->scope, identity->scope_len);
+	watch_answer("", NULL, attempt->run.fence, attempt->step.attempt);
+	return attempt;
 }

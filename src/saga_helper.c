@@ -44,6 +44,7 @@
 #include "roster.h"
 #include "saga.h"
 #include "saga_attempt.h"
+#include "watch.h"
 
 #define HELPER_LINGER_MS	5000
 #define HELPER_NAP_MS		100
@@ -229,6 +230,7 @@ helper_execute(SagaAttempt *attempt)
 	Identity   *identity = &attempt->run.identity;
 	int64		limit = (attempt->step.lease_until - clock_now()) / 1000;
 	SagaStep	step;
+	const char *outcome;
 
 	helper_begin();
 	enable_timeout_after(STATEMENT_TIMEOUT,
@@ -237,8 +239,10 @@ helper_execute(SagaAttempt *attempt)
 		saga_attempt_is_current(identity, attempt))
 	{
 		saga_handle(attempt);
-		(void) saga_settle(identity, attempt->step.name, attempt->step.fence,
-						   &result, true, &step);
+		outcome = saga_settle(identity, attempt->step.name,
+							  attempt->step.fence, &result, true, &step);
+		watch_answer(outcome, NULL, attempt->run.fence,
+					 attempt->step.attempt);
 	}
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	helper_commit();
@@ -251,23 +255,29 @@ helper_fail(SagaAttempt *attempt, const char *message)
 	SagaResult	result = {.retryable = true,.retry_after_ms = -1};
 	Identity   *identity = &attempt->run.identity;
 	SagaStep	step;
+	const char *outcome;
 
 	helper_begin();
 	result.error = cstring_to_text(message);
 	if (saga_attempt_lock(identity_id(identity)) &&
 		saga_attempt_is_current(identity, attempt))
-		(void) saga_settle(identity, attempt->step.name, attempt->step.fence,
-						   &result, true, &step);
+	{
+		outcome = saga_settle(identity, attempt->step.name,
+							  attempt->step.fence, &result, true, &step);
+		watch_answer(outcome, NULL, attempt->run.fence,
+					 attempt->step.attempt);
+	}
 	helper_commit();
 }
 
 /*
- * The second transaction, and the third.  An error of the handler is not
+ * The second transaction, and the third, for saga_watch_attempt().  An error of the handler is not
  * logged, as it may quote what it is about: its message is in the step's row.
  */
-static void
-helper_attempt(SagaAttempt *attempt)
+static Datum
+helper_attempt(PG_FUNCTION_ARGS)
 {
+	SagaAttempt *attempt = saga_watched(fcinfo);
 	char	   *volatile message = NULL;
 
 	PG_TRY();
@@ -284,6 +294,7 @@ helper_attempt(SagaAttempt *attempt)
 		MemoryContextSwitchTo(helper_context);
 		data = CopyErrorData();
 		message = data->message ? data->message : "";
+		watch_error(data->sqlerrcode);
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(helper_context);
@@ -292,6 +303,7 @@ helper_attempt(SagaAttempt *attempt)
 	PG_END_TRY();
 	if (message)
 		helper_fail(attempt, message);
+	return (Datum) 0;
 }
 
 /* Attend to signals; end if somebody wants the database to himself. */
@@ -354,7 +366,7 @@ idempotency_saga_main(Datum arg)
 		attempt = helper_take();
 		if (attempt)
 		{
-			helper_attempt(attempt);
+			saga_watch_attempt(helper_attempt, attempt, NULL);
 			last = roster_clock();
 			continue;
 		}

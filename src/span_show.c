@@ -67,7 +67,8 @@ static const char *const span_step_names[TRACE_STEPS] = {
 	[TRACE_INSERT] = "insert",
 	[TRACE_UPDATE] = "update",
 	[TRACE_DELETE] = "delete",
-	[TRACE_COMMAND] = "command"
+	[TRACE_COMMAND] = "command",
+	[TRACE_HANDLER] = "handler"
 };
 
 /* The part of a span's name behind "idempotency.". */

@@ -63,6 +63,12 @@ typedef enum StatsFunction
 	STATS_ACCEPT,
 	STATS_ACCEPT_MANY,
 	STATS_EMIT,
+	STATS_COMPENSATE_WITH,
+	STATS_STEP_DONE,
+	STATS_COMPENSATE,
+	STATS_NEXT_COMPENSATION,
+	STATS_SETTLE_COMPENSATION,
+	STATS_COMPENSATION,			/* an attempt by a SQL handler, without that */
 	STATS_WAITING,				/* how long those waited that did */
 	STATS_FUNCTIONS,
 	STATS_LATE = STATS_FUNCTIONS,	/* late duplicates, in seconds */

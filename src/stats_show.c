@@ -42,6 +42,12 @@ static const char *const stats_function_names[STATS_FUNCTIONS] = {
 	[STATS_ACCEPT] = "accept",
 	[STATS_ACCEPT_MANY] = "accept_many",
 	[STATS_EMIT] = "emit",
+	[STATS_COMPENSATE_WITH] = "compensate_with",
+	[STATS_STEP_DONE] = "step_done",
+	[STATS_COMPENSATE] = "compensate",
+	[STATS_NEXT_COMPENSATION] = "next_compensation",
+	[STATS_SETTLE_COMPENSATION] = "settle_compensation",
+	[STATS_COMPENSATION] = "compensation",
 	[STATS_WAITING] = "waiting"
 };
 

@@ -29,6 +29,7 @@ typedef enum TraceStep
 	TRACE_UPDATE,
 	TRACE_DELETE,
 	TRACE_COMMAND,				/* of run() */
+	TRACE_HANDLER,				/* of a step that is undone */
 	TRACE_STEPS
 } TraceStep;
 

@@ -101,7 +101,8 @@ watch_end(Watch *watch, int sqlstate)
 	if (!watch->is_traced)
 		return;
 	watch->span.duration = trace_clock() - watch->clock;
-	watch->span.sqlstate = sqlstate;
+	if (sqlstate != 0)
+		watch->span.sqlstate = sqlstate;
 	watch->span.scope_len = watch->scope_len;
 	memcpy(watch->span.scope, watch->scope, watch->scope_len);
 	span_record(&watch->span, watch->clock, &watch->steps);
@@ -203,6 +204,21 @@ watch_answer(const char *outcome, const char *reason, int64 fence,
 	strlcpy(watch->span.reason, reason ? reason : "", SPAN_REASON_MAX);
 	watch->span.fence = fence;
 	watch->span.attempt = attempt;
+}
+
+/*
+ * Tell that what the call is for ended with an error, which doesn't end the
+ * call; how it is answered is told after that.
+ */
+void
+watch_error(int sqlstate)
+{
+	Watch	   *watch = watch_current;
+
+	if (watch == NULL || !watch->is_traced)
+		return;
+	watch->span.sqlstate = sqlstate;
+	watch->span.outcome[0] = '\0';
 }
 
 /* Tell that the call, or a part of it, is refused, by its answer. */

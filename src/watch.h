@@ -31,6 +31,7 @@ extern Datum watch_call(FunctionCallInfo fcinfo, StatsFunction function,
 extern void watch_scope(const char *scope, int scope_len);
 extern void watch_answer(const char *outcome, const char *reason, int64 fence,
 						 int32 attempt);
+extern void watch_error(int sqlstate);
 extern void watch_refused(const char *scope, int scope_len,
 						  RefusalClass class, const char *reason);
 extern int64 watch_pause(void);

@@ -113,6 +113,7 @@ $(section 'Scopes' 'What claims were answered, since the counts began.' scopes.h
 $(section "What was decided, last $hours h" 'Entries of the ledger, in UTC. Replays are among them only where a policy says audit =&gt; everything.' decisions.svg)
 $(section 'How long decisions take' 'Without waiting for others, which is the row waiting; all scopes, since the counts began.' latency.svg functions.html)
 $(section 'Leased claims' 'Those that are open, by scope.' leases.html)
+$(section 'Sagas' 'Those that are not over, or were undone, by scope.' sagas.html)
 $(section 'Where keys live' 'Size of the tables of keys, without their indexes.' segments.svg)
 $(section 'Ledger' "How far it is sealed and witnessed; below, the time from a decision to its seal, last $hours h: so long it could be forged." ledger.html exposure.svg)
 $(section 'Events: consumers' 'How far they have come, over all streams.' consumers.html)

@@ -97,6 +97,19 @@ SELECT a.scope, count(*) AS running, count(*) FILTER (WHERE a.lease_left_ms < 0)
 \qecho '<p class="none">No leased claim is open.</p>'
 \endif
 
+\o sagas.html
+SELECT count(*) > 0 AS any FROM idempotency.sagas \gset
+\if :any
+SELECT s.scope, count(*) FILTER (WHERE s.state = 'running') AS running,
+       count(*) FILTER (WHERE s.state = 'compensating') AS compensating,
+       count(*) FILTER (WHERE s.state = 'compensation_failed') AS "could not be undone",
+       count(*) FILTER (WHERE s.state = 'compensated') AS compensated,
+       count(*) FILTER (WHERE s.state = 'completed') AS "completed, as a step"
+  FROM idempotency.sagas AS s GROUP BY s.scope ORDER BY 4 DESC, 3 DESC, 1 LIMIT 30;
+\else
+\qecho '<p class="none">No saga is remembered.</p>'
+\endif
+
 \o consumers.html
 SELECT count(*) > 0 AS any FROM idempotency.stats_consumers \gset
 \if :any

@@ -65,6 +65,11 @@ AS $$
 		WHERE t.n <= 5
 		UNION ALL
 		SELECT 5, 1, '  none' WHERE NOT EXISTS (SELECT FROM idempotency.slowest_calls())
+		UNION ALL
+		SELECT 6, 0, E'\nSAGAS' WHERE EXISTS (SELECT FROM idempotency.sagas)
+		UNION ALL
+		SELECT 6, row_number() OVER (ORDER BY r.scope, r.state), format('  %10s  %-20s %s', r.runs, r.state, r.scope)
+		FROM (SELECT s.scope, s.state, count(*) AS runs FROM idempotency.sagas AS s GROUP BY s.scope, s.state) AS r
 	)
 	SELECT string_agg(p.line, E'\n' ORDER BY p.part, p.n) || E'\n' FROM page AS p
 $$;

@@ -126,6 +126,64 @@ $holder->query_safe(q{SELECT idempotency.finish('s', 'held', 'r'); COMMIT});
 $_->quit foreach $waiter, $holder;
 is(sql(qq{SELECT count(*) FROM idempotency.spans WHERE name = 'idempotency.holder_wait' AND duration_us > 90000 AND trace_id = '$trace'}), '1', 'a wait for the holder is one step');
 sql(q{SELECT secret FROM (SELECT 'very secret' AS secret) AS s, idempotency.claim('s', s.secret, s.secret, principal => s.secret, lease => '1 h')});
+# sagas: what their functions are answered, and attempts to undo a step
+spans('1');
+sql(q{
+	SELECT idempotency.configure('trip', backoff_base => '10 ms', backoff_cap => '20 ms');
+	CREATE FUNCTION undo_seat(args text, context jsonb) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM idempotency.once('refund', context->>'idempotency_key'), pg_sleep(0.05);
+		IF context->>'attempt' = '1' THEN
+			RAISE EXCEPTION 'secret' USING ERRCODE = 'TR001';
+		END IF;
+	END $$});
+
+# A saga of that key, a seat and a mail; it is given up, and the mail undone.
+sub trip
+{
+	my ($key) = @_;
+	my $fence = sql("SELECT fence FROM idempotency.claim('trip', '$key', lease => '1 h')");
+
+	sql(qq{
+		SELECT idempotency.compensate_with('trip', '$key', $fence, 'seat', 'undo_seat(text, jsonb)');
+		SELECT idempotency.step_done('trip', '$key', $fence, 'seat', 'secret');
+		SELECT idempotency.compensate_with('trip', '$key', $fence, 'mail');
+		SELECT idempotency.compensate('trip', '$key', $fence);
+		SELECT fence AS taken FROM idempotency.next_compensation('trip') \\gset
+		SELECT idempotency.settle_compensation('trip', '$key', 'mail', :taken);
+		SELECT count(*) FROM idempotency.next_compensation('trip')});
+	return $fence;
+}
+my $fence = trip('secret');
+ok($node->poll_query_until('postgres', q{SELECT state = 'compensated' FROM idempotency.sagas WHERE key = 'secret'}), 'a saga is undone by the helper');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM idempotency.spans WHERE name = 'idempotency.compensation'}), '... with a span for each attempt');
+is(sql(q{SELECT function, outcome, attempt FROM idempotency.spans WHERE scope = 'trip' AND name = 'idempotency.' || function AND function <> 'claim' ORDER BY started_at}),
+	join("\n", 'compensate_with|registered|', 'step_done|done|', 'compensate_with|registered|', 'compensate|compensating|',
+		'next_compensation|begun|1', 'settle_compensation|compensated|1', 'next_compensation|nothing|', 'compensation|retry_later|1', 'compensation|compensated|2'),
+	'... and what was answered');
+is(sql(qq{SELECT string_agg(coalesce(sqlstate, '-'), ' ' ORDER BY attempt), bool_and(fence = $fence), bool_and(parent_span_id IS NULL), count(DISTINCT trace_id), count(DISTINCT pid)
+		FROM idempotency.spans WHERE name = 'idempotency.compensation'}), 'TR001 -|t|t|2|1', '... with the error, the fence of the claim, and a trace of its own');
+my $below = q{FROM idempotency.spans AS c JOIN idempotency.spans AS p ON c.parent_span_id = p.span_id AND c.trace_id = p.trace_id WHERE p.name = 'idempotency.compensation'};
+is(sql("SELECT count(*), bool_and(c.duration_us BETWEEN 50000 AND p.duration_us) $below AND c.name = 'idempotency.handler'"), '2|t', '... the time of the handler');
+is(sql("SELECT count(*) $below AND c.name = 'idempotency.once'"), '2', '... and what that calls');
+is(sql(q{SELECT string_agg(function, ' ' ORDER BY function), bool_and(p50_us < 50000) FROM idempotency.latency WHERE scope = 'trip'}),
+	'claim compensate compensate_with compensation next_compensation settle_compensation step_done|t', 'latencies of all of them, without the handler');
+unlike(spans(q{string_agg(s::text, ' ') FROM idempotency.spans AS s UNION ALL SELECT idempotency.otlp_spans(100000)}), qr/secret/, 'no key, result or error');
+# by a session: in its trace
+$fence = sql(q{SELECT fence FROM idempotency.claim('trip', 'session', lease => '1 h')});
+spans('1');
+is(sql(qq{BEGIN;
+	SELECT idempotency.compensate_with('trip', 'session', $fence, 'seat', 'undo_seat(text, jsonb)');
+	SELECT idempotency.compensate('trip', 'session', $fence);
+	SELECT outcome, error FROM idempotency.run_compensations() $traced;
+	COMMIT}), "1\nt\nretry_later|secret", 'run_compensations()');
+is(sql(qq{SELECT outcome, sqlstate, attempt, fence = $fence, parent_span_id FROM idempotency.spans WHERE name = 'idempotency.compensation' AND trace_id = '$trace'}),
+	'retry_later|TR001|1|t|00f067aa0ba902b7', '... is in the trace of the caller');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM idempotency.spans WHERE name = 'idempotency.compensation'}), '... and the helper goes on');
+like(sql('SELECT idempotency.report()'), qr/^SAGAS\n +2  compensated +trip$/m, 'report: sagas by state')
+  if $node->poll_query_until('postgres', q{SELECT bool_and(state = 'compensated') FROM idempotency.sagas});
+is(sqlstate($node, q{SELECT idempotency.step_done('trip', 'none', 1, 'seat')}), 'ID404', 'a saga that is not there');
+is(sql(q{SELECT sqlstate, scope FROM idempotency.spans WHERE function = 'step_done' AND name = 'idempotency.step_done'}), 'ID404|trip', '... has a span, with its error');
 unlike(sql('SELECT idempotency.otlp_spans(100000)'), qr/secret/, 'no key, principal or payload');
 is(sql('SELECT idempotency.otlp_spans() IS NULL'), 't', 'taken is taken');
 is(sqlstate($node, 'SELECT idempotency.otlp_spans(0)'), 'ID400', 'max = 0 is refused');

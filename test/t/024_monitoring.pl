@@ -250,6 +250,8 @@ sub work
 		SELECT outcome FROM idempotency.claim('mail.send', 'm$n', lease => '1 h', wait => '1 ms');
 		SELECT outcome FROM idempotency.claim('report', 'r$n', lease => '1 h');
 		SELECT outcome FROM idempotency.accept('billing', 'orders', seq => $n);
+		SELECT idempotency.compensate_with('trip', 't$n', fence, 'seat')
+			FROM idempotency.claim('trip', 't$n', lease => '1 h');
 		SELECT idempotency.emit('orders', 'created', '$secret')});
 	return;
 }
@@ -280,7 +282,12 @@ $node->safe_psql('alarm', q{
 	SELECT outcome FROM idempotency.accept('billing', 'orders', seq => 1);
 	SELECT outcome FROM idempotency.accept('billing', 'orders', seq => 3);
 	SELECT idempotency.configure_relay('shipper');
-	SELECT idempotency.emit('orders', 'created', '{}')});
+	SELECT idempotency.emit('orders', 'created', '{}');
+	SELECT idempotency.compensate_with(s, 'k', fence, 'seat')
+		FROM unnest(ARRAY['trip', 'tour']) AS s, idempotency.claim(s, 'k', lease => '1 h');
+	SELECT idempotency.compensate(scope, 'k', fence) FROM idempotency.sagas;
+	SELECT fence AS taken FROM idempotency.next_compensation('trip') \gset
+	SELECT outcome FROM idempotency.settle_compensation('trip', 'k', 'seat', :taken, success => false, retryable => false)});
 # time passes, and what can't be brought about from outside is put in its place
 $node->safe_psql('alarm', q{
 	UPDATE idempotency.inbox_stream SET gap_since = now() - interval '10 min' WHERE gap_since IS NOT NULL;
@@ -291,6 +298,7 @@ $node->safe_psql('alarm', q{
 	UPDATE idempotency.outbox_2 SET emitted_at = now() - interval '10 min';
 	UPDATE idempotency.outbox_3 SET emitted_at = now() - interval '10 min';
 	UPDATE idempotency.outbox_relay SET lost_upto = position + 5;
+	UPDATE idempotency.saga_run SET due_at = now() - interval '10 min' WHERE scope = 'tour';
 	DO $$
 	DECLARE
 		segment text;
@@ -327,7 +335,7 @@ replace('workers', q{SELECT 'alarm', NULL::int, 'waiting', now(), now(), 1::int8
 
 	$node->safe_psql('alarm', "CREATE OR REPLACE VIEW idempotency.ledger_status AS SELECT $columns");
 }
-my %of_others = map { $_ => 1 } qw(metrics_absent compensation_failed compensation_late);
+my %of_others = map { $_ => 1 } qw(metrics_absent);
 my ($view, $told);
 wait_for(sub {
 	($view, $told) = (in_view('alarm'), in_rules('alarm'));
