@@ -259,7 +259,8 @@ SELECT name, context, unit, vartype, boot_val, min_val, max_val, short_desc
 FROM pg_settings
 WHERE name LIKE 'idempotency.%' AND name NOT LIKE 'idempotency.fault%' AND name NOT LIKE 'idempotency.clock%'
 	-- these are there only if the server preloads the library
-	AND name NOT IN ('idempotency.max_databases', 'idempotency.max_scopes', 'idempotency.note_buffer')
+	AND name NOT IN ('idempotency.max_databases', 'idempotency.max_scopes', 'idempotency.note_buffer',
+		'idempotency.span_buffer')
 ORDER BY name COLLATE "C";
 
 -- no fence has been issued, and no incarnation has begun, unless by a worker
