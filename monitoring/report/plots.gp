@@ -68,7 +68,7 @@ if (size('segments.dat') > 0) {
 	set xdata
 	set xrange [0.3:17.7]
 	set yrange [0:*]
-	set format y '%.0s %cB'
+	set format y '%.1s %cB'
 	set xtics font ',11'
 	set boxwidth 0.8 absolute
 	plot 'segments.dat' using 1:($4 == 1 ? $3 : NaN):xtic(2) with boxes lc rgb series[1], \
