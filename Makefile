@@ -28,7 +28,7 @@ SUBJECTS = abandoned answer base64url batch benchmark breaker canonical canonica
 	incarnation jsontree key keyrow launcher lease ledger limit lookup maintain \
 	merkle merkle_test module newkey notable note operator outbox outbox_admin outbox_policy outbox_read \
 	outbox_relay outbox_rotate outbox_table policy proof prune recorder refusal response ring roster \
-	run saga saga_client saga_compensate saga_duty saga_handler saga_helper saga_table seal settle \
+	run saga saga_client saga_compensate saga_duty saga_handler saga_helper saga_table seal setting settle \
 	shmem span span_show standby stats stats_file stats_show store store_open tag tag_invalidate \
 	tally token trace tree tree_read trigger txn verify verify_checkpoint verify_entries \
 	verify_external verify_key verify_keys verify_rows verify_tables verify_tree watch watermark worker

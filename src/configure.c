@@ -42,6 +42,7 @@
 #include "guc.h"
 #include "policy.h"
 #include "policy_columns.h"
+#include "setting.h"
 #include "shmem.h"
 
 #define RESPONSE_BYTES_MAX	(256 * 1024 * 1024)
@@ -77,61 +78,24 @@ configure_row(PolicyRow *row, text *scope)
 	configure_set(row, POLICY_SCOPE, PointerGetDatum(scope));
 }
 
-/*
- * A duration given as text, in microseconds; 'infinity' is PG_INT64_MAX.  (An
- * interval can't be infinite before PostgreSQL 17.)  Raises what interval
- * input raises.
- */
-int64
-configure_duration(text *value)
-{
-	char	   *string = text_to_cstring(value);
-
-	if (pg_strcasecmp(string, "infinity") == 0)
-		return PG_INT64_MAX;
-	return policy_interval(DatumGetIntervalP(DirectFunctionCall3(interval_in,
-																 CStringGetDatum(string),
-																 ObjectIdGetDatum(InvalidOid),
-																 Int32GetDatum(-1))));
-}
-
 /* Set a duration that may be infinite.  Raises ID400. */
 static void
 configure_long(FunctionCallInfo fcinfo, int arg, const char *name,
 			   PolicyRow *row, int column)
 {
-	int64		value;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	value = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (value != RETENTION_FOREVER &&
-		(value < RETENTION_MIN || value > RETENTION_MAX))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s must be between 1 second and 60 days, or 'infinity'",
-						name),
-				 errhint("A number without a unit is read as seconds.")));
-	configure_set(row, column, Int64GetDatum(value));
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, column,
+					  Int64GetDatum(setting_retention(name,
+													  PG_GETARG_TEXT_PP(arg))));
 }
 
 /* Set how long a claim waits for another transaction.  Raises ID400. */
 static void
 configure_wait(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 {
-	int64		wait;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	wait = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (wait != WAIT_FOREVER &&
-		(wait < 0 || wait > guc_max_wait * USECS_PER_MSEC))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("wait must be between 0 and idempotency.max_wait, or 'infinity'"),
-				 errdetail("The setting is %d ms.", guc_max_wait),
-				 errhint("A number without a unit is read as seconds.")));
-	configure_set(row, POLICY_WAIT, Int64GetDatum(wait));
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, POLICY_WAIT,
+					  Int64GetDatum(setting_wait(PG_GETARG_TEXT_PP(arg))));
 }
 
 /* Set an integer column from an argument.  Raises ID400 if out of range. */
@@ -139,18 +103,11 @@ static void
 configure_integer(FunctionCallInfo fcinfo, int arg, const char *name,
 				  int64 min, int64 max, PolicyRow *row, int column)
 {
-	int64		value;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	value = PG_GETARG_INT64(arg);
-	if (value < min || value > max)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s is out of range", name),
-				 errdetail("It must be between %lld and %lld.",
-						   (long long) min, (long long) max)));
-	configure_set(row, column, Int32GetDatum((int32) value));
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, column,
+					  Int32GetDatum((int32) setting_integer(name,
+															PG_GETARG_INT64(arg),
+															min, max)));
 }
 
 /* Set a bounded interval column from an argument.  Raises ID400. */
@@ -232,14 +189,9 @@ configure_on_lease_expiry(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 static void
 configure_role(FunctionCallInfo fcinfo, int arg, PolicyRow *row)
 {
-	char	   *role;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	role = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (role[0] != '\0')
-		(void) get_role_oid(role, false);
-	configure_set(row, POLICY_ALLOWED_ROLE, CStringGetTextDatum(role));
+	if (!PG_ARGISNULL(arg))
+		configure_set(row, POLICY_ALLOWED_ROLE,
+					  setting_role(PG_GETARG_TEXT_PP(arg)));
 }
 
 /* Set the excluded fields.  Raises ID400 if a path is not understood. */
@@ -533,7 +485,7 @@ configure_raise_retention(text *scope, int64 retention)
 		configure_keep(rel, scope, reaches);
 		decision_general(ENTRY_CONFIGURED, name, len,
 						 psprintf("{\"policy\": {\"retention\": \"%s\"}}",
-								  TextDatumGetCString(configure_duration_text(retention))));
+								  TextDatumGetCString(setting_duration_text(retention))));
 	}
 	table_close(rel, NoLock);
 }

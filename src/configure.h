@@ -27,8 +27,6 @@ typedef struct AuditName
 extern const LeaseExpiryName configure_lease_expiries[];
 extern const AuditName configure_audits[];
 
-extern int64 configure_duration(text *value);
-extern Datum configure_duration_text(int64 duration);
 extern void configure_raise_retention(text *scope, int64 retention);
 extern text *configure_scope(FunctionCallInfo fcinfo);
 extern Datum configure_show(FunctionCallInfo fcinfo, text *scope,

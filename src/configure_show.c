@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "configure.h"
 #include "errors.h"
+#include "setting.h"
 
 COMPAT_FUNCTION_INFO(idempotency_policy);
 
@@ -78,21 +79,6 @@ configure_audit_name(Audit value)
 	elog(ERROR, "unknown audit %d", (int) value);
 }
 
-/* A duration as text, such as interval output gives; 'infinity' if it is. */
-Datum
-configure_duration_text(int64 duration)
-{
-	Interval	interval = {0};
-	char	   *string;
-
-	if (duration == PG_INT64_MAX)
-		return CStringGetTextDatum("infinity");
-	interval.time = duration;
-	string = DatumGetCString(DirectFunctionCall1(interval_out,
-												 IntervalPGetDatum(&interval)));
-	return CStringGetTextDatum(string);
-}
-
 /* columns of policy(), counted from 0 */
 enum
 {
@@ -145,15 +131,15 @@ configure_show_restraint(const Restraint *restraint, Datum *values)
 		Int32GetDatum(restraint->breaker_failures);
 	values[SHOW_BREAKER_PERCENT] = Int32GetDatum(restraint->breaker_percent);
 	values[SHOW_BREAKER_WINDOW] =
-		configure_duration_text(restraint->breaker_window);
+		setting_duration_text(restraint->breaker_window);
 	values[SHOW_BREAKER_COOLDOWN] =
-		configure_duration_text(restraint->breaker_cooldown);
+		setting_duration_text(restraint->breaker_cooldown);
 	values[SHOW_BREAKER_PROBES] = Int32GetDatum(restraint->breaker_probes);
 	values[SHOW_LIMIT_CLAIMS] = Int32GetDatum(restraint->limit_claims);
 	values[SHOW_LIMIT_RUNNING] = Int32GetDatum(restraint->limit_running);
 	values[SHOW_LIMIT_REPLAYS] = Int32GetDatum(restraint->limit_replays);
 	values[SHOW_LIMIT_INTERVAL] =
-		configure_duration_text(restraint->limit_interval);
+		setting_duration_text(restraint->limit_interval);
 }
 
 /* The columns of responses, tokens and sagas. */
@@ -161,7 +147,7 @@ static void
 configure_show_response(const Policy *policy, Datum *values)
 {
 	values[SHOW_RESPONSE_RETENTION] =
-		configure_duration_text(policy->response_retention);
+		setting_duration_text(policy->response_retention);
 	values[SHOW_STORE_RESPONSE] = BoolGetDatum(policy->store_response);
 	values[SHOW_RESPONSE_VERSION] = Int32GetDatum(policy->response_version);
 	values[SHOW_ON_STALE_VERSION] =
@@ -172,7 +158,7 @@ configure_show_response(const Policy *policy, Datum *values)
 							"execute" : "acknowledge");
 	values[SHOW_REQUIRE_TOKEN] = BoolGetDatum(policy->require_token);
 	values[SHOW_SAGA_DEADLINE] =
-		configure_duration_text(policy->saga_deadline);
+		setting_duration_text(policy->saga_deadline);
 	values[SHOW_AFTER_COMPENSATION] =
 		CStringGetTextDatum(policy->after_compensation == COMPENSATED_EXECUTES ?
 							"execute" : "fail");
@@ -186,8 +172,8 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 	bool		isnull[SHOW_COLUMNS] = {0};
 
 	values[SHOW_SCOPE] = PointerGetDatum(scope);
-	values[SHOW_RETENTION] = configure_duration_text(policy->retention);
-	values[SHOW_WAIT] = configure_duration_text(policy->wait);
+	values[SHOW_RETENTION] = setting_duration_text(policy->retention);
+	values[SHOW_WAIT] = setting_duration_text(policy->wait);
 	values[SHOW_UNFINISHED] =
 		CStringGetTextDatum(policy->unfinished_succeeds ? "succeed" : "refuse");
 	values[SHOW_REQUIRE_REQUEST] = BoolGetDatum(policy->require_request);
@@ -208,10 +194,10 @@ configure_show(FunctionCallInfo fcinfo, text *scope, const Policy *policy)
 			CStringGetTextDatum(GetUserNameFromId(policy->allowed_role,
 												  false));
 	values[SHOW_MAX_ATTEMPTS] = Int32GetDatum(policy->max_attempts);
-	values[SHOW_BACKOFF_BASE] = configure_duration_text(policy->backoff_base);
-	values[SHOW_BACKOFF_CAP] = configure_duration_text(policy->backoff_cap);
+	values[SHOW_BACKOFF_BASE] = setting_duration_text(policy->backoff_base);
+	values[SHOW_BACKOFF_CAP] = setting_duration_text(policy->backoff_cap);
 	values[SHOW_STORE_FAILURES] = BoolGetDatum(policy->store_failures);
-	values[SHOW_MAX_LEASE] = configure_duration_text(policy->max_lease);
+	values[SHOW_MAX_LEASE] = setting_duration_text(policy->max_lease);
 	values[SHOW_ON_LEASE_EXPIRY] =
 		CStringGetTextDatum(configure_lease_expiry_name(policy->on_lease_expiry));
 	values[SHOW_MAX_STATE_BYTES] = Int32GetDatum(policy->max_state_bytes);

@@ -24,7 +24,6 @@
 #include "catalog/pg_collation.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -38,6 +37,7 @@
 #include "guc.h"
 #include "inbox.h"
 #include "inbox_columns.h"
+#include "setting.h"
 
 #define HOLES_MAX		100000
 #define DELIVERIES_MAX	1000000
@@ -96,55 +96,16 @@ consumer_strategy(FunctionCallInfo fcinfo, int arg, ConsumerRow *row)
 			 errmsg("strategy must be 'id', 'sequence', 'ordered', 'high_water' or 'id_and_sequence'")));
 }
 
-/* Set how long ids are remembered.  Raises ID400. */
+/* Set an integer column from an argument.  Raises ID400. */
 static void
-consumer_retention(FunctionCallInfo fcinfo, int arg, ConsumerRow *row)
+consumer_integer(FunctionCallInfo fcinfo, int arg, const char *name,
+				 int64 min, int64 max, ConsumerRow *row, int column)
 {
-	int64		retention;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	retention = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (retention != RETENTION_FOREVER &&
-		(retention < RETENTION_MIN || retention > RETENTION_MAX))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("retention must be between 1 second and 60 days, or 'infinity'"),
-				 errhint("A number without a unit is read as seconds.")));
-	consumer_set(row, INBOX_POLICY_RETENTION, Int64GetDatum(retention));
-}
-
-/* Set how long accept() waits for another transaction.  Raises ID400. */
-static void
-consumer_wait(FunctionCallInfo fcinfo, int arg, ConsumerRow *row)
-{
-	int64		wait;
-
-	if (PG_ARGISNULL(arg))
-		return;
-	wait = configure_duration(PG_GETARG_TEXT_PP(arg));
-	if (wait != WAIT_FOREVER &&
-		(wait < 0 || wait > guc_max_wait * USECS_PER_MSEC))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("wait must be between 0 and idempotency.max_wait, or 'infinity'"),
-				 errdetail("The setting is %d ms.", guc_max_wait),
-				 errhint("A number without a unit is read as seconds.")));
-	consumer_set(row, INBOX_POLICY_WAIT, Int64GetDatum(wait));
-}
-
-/* Check an integer argument.  Raises ID400. */
-static void
-consumer_check(FunctionCallInfo fcinfo, int arg, const char *name, int64 min,
-			   int64 max)
-{
-	if (!PG_ARGISNULL(arg) &&
-		(PG_GETARG_INT64(arg) < min || PG_GETARG_INT64(arg) > max))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s is out of range", name),
-				 errdetail("It must be between %lld and %lld.",
-						   (long long) min, (long long) max)));
+	if (!PG_ARGISNULL(arg))
+		consumer_set(row, column,
+					 Int32GetDatum((int32) setting_integer(name,
+														   PG_GETARG_INT64(arg),
+														   min, max)));
 }
 
 /* Take over the arguments that were given.  Raises ID400, 42704. */
@@ -152,28 +113,25 @@ static void
 consumer_arguments(FunctionCallInfo fcinfo, ConsumerRow *row)
 {
 	consumer_strategy(fcinfo, 2, row);
-	consumer_retention(fcinfo, 3, row);
-	consumer_wait(fcinfo, 4, row);
-	consumer_check(fcinfo, 5, "max_holes", 4, HOLES_MAX);
-	consumer_check(fcinfo, 6, "max_deliveries", 0, DELIVERIES_MAX);
-	consumer_check(fcinfo, 7, "first_seq", -1, PG_INT64_MAX);
-	if (!PG_ARGISNULL(5))
-		consumer_set(row, INBOX_POLICY_MAX_HOLES,
-					 Int32GetDatum((int32) PG_GETARG_INT64(5)));
-	if (!PG_ARGISNULL(6))
-		consumer_set(row, INBOX_POLICY_MAX_DELIVERIES,
-					 Int32GetDatum((int32) PG_GETARG_INT64(6)));
+	if (!PG_ARGISNULL(3))
+		consumer_set(row, INBOX_POLICY_RETENTION,
+					 Int64GetDatum(setting_retention("retention",
+													 PG_GETARG_TEXT_PP(3))));
+	if (!PG_ARGISNULL(4))
+		consumer_set(row, INBOX_POLICY_WAIT,
+					 Int64GetDatum(setting_wait(PG_GETARG_TEXT_PP(4))));
+	consumer_integer(fcinfo, 5, "max_holes", 4, HOLES_MAX, row,
+					 INBOX_POLICY_MAX_HOLES);
+	consumer_integer(fcinfo, 6, "max_deliveries", 0, DELIVERIES_MAX, row,
+					 INBOX_POLICY_MAX_DELIVERIES);
 	if (!PG_ARGISNULL(7))
-		consumer_set(row, INBOX_POLICY_FIRST_SEQ, PG_GETARG_DATUM(7));
+		consumer_set(row, INBOX_POLICY_FIRST_SEQ,
+					 Int64GetDatum(setting_integer("first_seq",
+												   PG_GETARG_INT64(7), -1,
+												   PG_INT64_MAX)));
 	if (!PG_ARGISNULL(8))
-	{
-		char	   *role = text_to_cstring(PG_GETARG_TEXT_PP(8));
-
-		if (role[0] != '\0')
-			(void) get_role_oid(role, false);
 		consumer_set(row, INBOX_POLICY_ALLOWED_ROLE,
-					 CStringGetTextDatum(role));
-	}
+					 setting_role(PG_GETARG_TEXT_PP(8)));
 }
 
 /* Write the row, over the old one if there is one. */
@@ -336,8 +294,8 @@ consumer_show(FunctionCallInfo fcinfo, const Identity *name,
 		policy_unlock();
 		retention = scope.retention;
 	}
-	values[3] = configure_duration_text(retention);
-	values[4] = configure_duration_text(policy->wait);
+	values[3] = setting_duration_text(retention);
+	values[4] = setting_duration_text(policy->wait);
 	values[5] = Int32GetDatum(policy->max_holes);
 	values[6] = Int32GetDatum(policy->max_deliveries);
 	values[7] = Int64GetDatum(policy->first_seq);

@@ -23,7 +23,7 @@ my @layers = (
 		clock ring trace base64url)],									# 1: pure
 	[qw(catalog shmem counter entry standby)],				# 2: what a backend shares
 	[qw(policy incarnation stats history duty roster watermark span refusal notable)],		# 3: settings, counts, what runs
-	[qw(keyrow store fence ledger tree breaker limit note watch)],	# 4: rows, and what restrains
+	[qw(keyrow store fence ledger tree breaker limit note watch setting)],	# 4: rows, and what restrains
 	[qw(txn tally decision token tag response)],								# 5: what this transaction holds
 	[qw(answer claim configure failure key settle operator lookup lease
 		abandoned)],										# 6: the protocol
