@@ -487,16 +487,16 @@ is(claim('one', 'x', '1 min', 'shop') . claim('two', 'x'), 'executeexecute', 'ot
 #----------------------------------------------------------------------
 # replays of a key
 #----------------------------------------------------------------------
-configure('replay', q{limit_replays => 3, limit_interval => '1 s'});
+configure('replay', q{limit_replays => 3, limit_interval => '4 s'});
 ask(q{SELECT idempotency.once('replay', 'a'), idempotency.once('replay', 'b')});
 my @replays = map { ask(q{SELECT concat_ws(' ', outcome, reason) FROM idempotency.claim('replay', 'a', 'x')}) } 1 .. 4;
 is("@replays", 'replay replay replay retry_later limit_replays', 'three replays of a key, then it has to wait');
-is(ask(q{SELECT retry_after_ms BETWEEN 1 AND 1000 FROM idempotency.claim('replay', 'a')}), 't', '... until the interval is over');
+is(ask(q{SELECT retry_after_ms BETWEEN 1 AND 4000 FROM idempotency.claim('replay', 'a')}), 't', '... until the interval is over');
 is(claim('replay', 'b') . ' ' . claim('replay', 'new'), 'replay execute', '... other keys do not');
-configure('replay', q{limit_replays => 3, limit_interval => '1 s'}, 'shop');
+configure('replay', q{limit_replays => 3, limit_interval => '4 s'}, 'shop');
 ask(q{SELECT idempotency.once('replay', 'a')}, 'shop');
 is(claim('replay', 'a', '1 min', 'shop'), 'replay', '... nor that of another database');
-sleep(1.1);
+sleep(4.1);
 is(claim('replay', 'a'), 'replay', '... and then it is replayed again');
 configure('replay', 'limit_replays => 0');
 @replays = map { claim('replay', 'a') } 1 .. 6;
