@@ -25,7 +25,6 @@
 #include "fault.h"
 #include "inbox.h"
 
-#define REASON_MAX_BYTES	1024
 #define SUBSEQS_MAX			1000
 
 COMPAT_FUNCTION_INFO(idempotency_skip_gap);
@@ -36,13 +35,8 @@ COMPAT_FUNCTION_INFO(idempotency_redeliver);
 static text *
 operator_reason(const char *function, text *reason)
 {
-	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s needs a reason", function),
-				 errhint("Say why: it decides which events take effect.")));
-	policy_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
-	return reason;
+	return policy_check_reason(function, reason,
+							   "Say why: it decides which events take effect.");
 }
 
 /* Record and log who did what, and why; what more is to be said is JSON. */

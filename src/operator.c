@@ -25,7 +25,6 @@
 #include "response.h"
 #include "txn.h"
 
-#define REASON_MAX_BYTES	1024
 
 COMPAT_FUNCTION_INFO(idempotency_forget);
 COMPAT_FUNCTION_INFO(idempotency_resolve);
@@ -34,13 +33,8 @@ COMPAT_FUNCTION_INFO(idempotency_resolve);
 static text *
 operator_reason(const char *function, text *reason)
 {
-	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s needs a reason", function),
-				 errhint("Say why: it decides whether an operation takes effect once more.")));
-	policy_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
-	return reason;
+	return policy_check_reason(function, reason,
+							   "Say why: it decides whether an operation takes effect once more.");
 }
 
 /* Log who did what, and why. */

@@ -31,7 +31,6 @@
 #define OUTBOX_RETENTION_MIN	(10 * USECS_PER_SEC)
 #define OUTBOX_AGE_MAX			(3650 * USECS_PER_DAY)
 #define OUTBOX_PAYLOAD_MAX		(256 * 1024 * 1024)
-#define OUTBOX_REASON_MAX_BYTES 1024
 
 COMPAT_FUNCTION_INFO(idempotency_configure_outbox);
 COMPAT_FUNCTION_INFO(idempotency_configure_relay);
@@ -195,14 +194,8 @@ admin_open_relay(FunctionCallInfo fcinfo, const char *command,
 static text *
 admin_reason(const char *command, text *reason)
 {
-	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("%s needs a reason", command),
-				 errhint("Say why: it decides whether events are published again, or not at all.")));
-	policy_check_size("reason", (struct varlena *) reason,
-					  OUTBOX_REASON_MAX_BYTES);
-	return reason;
+	return policy_check_reason(command, reason,
+							   "Say why: it decides whether events are published again, or not at all.");
 }
 
 /* Record what was done to a relay. */

@@ -428,6 +428,22 @@ policy_check_size(const char *what, const struct varlena *value, int32 limit)
 }
 
 /*
+ * An operator's reason, which has to be given; the hint says why it is wanted.
+ * Raises ID400, ID413.
+ */
+text *
+policy_check_reason(const char *function, text *reason, const char *hint)
+{
+	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
+				 errmsg("%s needs a reason", function),
+				 errhint("%s", hint)));
+	policy_check_size("reason", (struct varlena *) reason, REASON_MAX_BYTES);
+	return reason;
+}
+
+/*
  * An interval in microseconds, with days of 24 hours and months of 30 days.
  * One too large to count is the largest number, or the smallest.
  */

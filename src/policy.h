@@ -14,6 +14,7 @@
 #include "identity.h"
 #include "ring.h"
 
+#define REASON_MAX_BYTES	1024	/* of an operator's reason */
 #define WAIT_FOREVER	PG_INT64_MAX
 
 /* what becomes of a claim whose lease has run out */
@@ -125,6 +126,8 @@ extern void policy_check_lease(const Policy *policy, const char *scope,
 							   int scope_len, int64 lease);
 extern void policy_check_size(const char *what, const struct varlena *value,
 							  int32 limit);
+extern text *policy_check_reason(const char *function, text *reason,
+								 const char *hint);
 extern int64 policy_interval(Interval *interval);
 extern int64 policy_wait_argument(const char *name, Interval *interval);
 extern int64 policy_retention_argument(Interval *interval);

@@ -44,7 +44,6 @@
 #include "ledger.h"
 #include "tree.h"
 
-#define REASON_MAX_BYTES	1024
 
 COMPAT_FUNCTION_INFO(idempotency_prune);
 COMPAT_FUNCTION_INFO(idempotency_erase);

@@ -42,7 +42,6 @@
 #include "saga_attempt.h"
 #include "watch.h"
 
-#define REASON_MAX_BYTES	1024
 
 COMPAT_FUNCTION_INFO(idempotency_compensate_with);
 COMPAT_FUNCTION_INFO(idempotency_step_done);

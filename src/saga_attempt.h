@@ -14,6 +14,7 @@
 
 /* saga_compensate.c */
 extern KeyRow saga_key_row(const OpenKey *key, const SagaRun *run);
+extern SagaStep *saga_present_step(const SagaRun *run);
 extern TimestampTz saga_key_expiry(const OpenKey *key);
 extern void saga_run_init(SagaRun *run, const OpenKey *key,
 						  const KeyRow *row);

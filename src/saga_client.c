@@ -37,7 +37,6 @@
 
 #define CLIENT_LOOKS		1000	/* sagas that one call looks at, at most */
 #define CLIENT_MAX			10000
-#define CLIENT_REASON_BYTES 1024
 
 COMPAT_FUNCTION_INFO(idempotency_next_compensation);
 COMPAT_FUNCTION_INFO(idempotency_settle_compensation);
@@ -403,12 +402,8 @@ idempotency_retry_compensation(PG_FUNCTION_ARGS)
 
 	catalog_check_writable("retry_compensation()");
 	saga_identity(&identity, fcinfo, 3);
-	if (reason == NULL || VARSIZE_ANY_EXHDR(reason) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEM_BAD_ARGUMENT),
-				 errmsg("retry_compensation() needs a reason")));
-	policy_check_size("reason", (struct varlena *) reason,
-					  CLIENT_REASON_BYTES);
+	(void) policy_check_reason("retry_compensation()", reason,
+							   "Say why: it decides whether what has failed is tried once more.");
 	retried = client_retry(&identity, reason);
 	if (retried)
 		ereport(LOG,

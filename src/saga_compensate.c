@@ -143,17 +143,17 @@ saga_last(List *steps)
 	return last;
 }
 
-/* The step of this number, or NULL. */
-static SagaStep *
-saga_step(List *steps, int32 step_no)
+/* The step of a saga that is being undone, or NULL. */
+SagaStep *
+saga_present_step(const SagaRun *run)
 {
 	ListCell   *cell;
 
-	foreach(cell, steps)
+	foreach(cell, saga_steps(&run->identity.id))
 	{
 		SagaStep   *step = lfirst(cell);
 
-		if (step->step_no == step_no)
+		if (step->step_no == run->step)
 			return step;
 	}
 	return NULL;
@@ -358,7 +358,7 @@ saga_take(Identity *identity, int64 lease, Oid role, SagaAttempt *attempt)
 		return false;
 	if (found && run->state == SAGA_COMPENSATING &&
 		run->todo == (OidIsValid(role) ? TODO_HANDLER : TODO_EXTERNAL))
-		step = saga_step(saga_steps(identity_id(identity)), run->step);
+		step = saga_present_step(run);
 	if (step && OidIsValid(role) && saga_step_role(step) != role)
 		step = NULL;
 	if (step && saga_is_free(&key, run, step))

@@ -185,22 +185,6 @@ duty_undo_child(Identity *child)
 	return over;
 }
 
-/* The present step of a saga that is being undone, if it is one that we do. */
-static SagaStep *
-duty_step(const SagaRun *run)
-{
-	ListCell   *cell;
-
-	foreach(cell, saga_steps(&run->identity.id))
-	{
-		SagaStep   *step = lfirst(cell);
-
-		if (step->step_no == run->step)
-			return step;
-	}
-	return NULL;
-}
-
 /*
  * A saga whose present step is a saga itself is due; nothing is open.  The
  * child's key is opened before the parent's, never both.
@@ -208,7 +192,7 @@ duty_step(const SagaRun *run)
 static void
 duty_follow(SagaRun *due)
 {
-	SagaStep   *step = duty_step(due);
+	SagaStep   *step = saga_present_step(due);
 	SagaResult	result = {.success = true};
 	OpenKey		key;
 	SagaRun		run;
@@ -223,7 +207,7 @@ duty_follow(SagaRun *due)
 	over = duty_undo_child(&child);
 	if (!saga_open(&key, &due->identity, &run, &found, true, false))
 		return;
-	step = found ? duty_step(&run) : NULL;
+	step = found ? saga_present_step(&run) : NULL;
 	if (step && run.state == SAGA_COMPENSATING && step->child_scope)
 	{
 		if (over)
@@ -276,7 +260,7 @@ duty_refuse(SagaRun *due, const char *trouble)
 
 	if (!saga_open(&key, &due->identity, &run, &found, true, false))
 		return;
-	step = found ? duty_step(&run) : NULL;
+	step = found ? saga_present_step(&run) : NULL;
 	if (step && run.state == SAGA_COMPENSATING && run.due_at <= key.now &&
 		step->handler)
 	{
@@ -301,7 +285,7 @@ duty_is_worker(void)
 static void
 duty_handler(SagaRun *due)
 {
-	SagaStep   *step = duty_step(due);
+	SagaStep   *step = saga_present_step(due);
 	Oid			role;
 	const char *trouble;
 

@@ -39,7 +39,6 @@
 #include "tag.h"
 #include "tag_columns.h"
 
-#define REASON_MAX_BYTES	1024
 
 /* a round of the duty begins this long after the last one's end */
 #define TAG_CLEAN_EVERY		USECS_PER_MINUTE
